@@ -44,13 +44,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dmft.analysis.sweeps.lookup import look_up
 from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import (
     CHUNK_SECONDS,
     CHUNKS_PER_SECOND,
     LONGEST_CHUNK_SECONDS,
     collect,
+    look_up,
     run_sweep,
 )
 from dmft.analysis.sweeps.store import Store, open_store

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.model import GradientDescent, Scaling, SequenceModel
-    from dmft.model.couplings.random_network import RandomNetwork
+    from dmft.model.random_network import RandomNetwork
     from dmft.model.update import VectorRule
 
 

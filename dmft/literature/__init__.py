@@ -10,6 +10,7 @@ Examples
 from dmft.literature.attention_phases import (
     positional_semantic,
     positional_semantic_boundaries,
+    positional_semantic_diagram,
     positional_semantic_regions,
     positional_semantic_risk,
 )
@@ -21,14 +22,6 @@ from dmft.literature.models import (
     phase_retrieval,
     reusing_batches,
     saad_solla,
-)
-from dmft.literature.random_network import (
-    SignalPropagation,
-    driven_network,
-    lotka_volterra,
-    low_rank_network,
-    replicator,
-    signal_propagation,
 )
 from dmft.literature.rules import (
     adversarial_network,
@@ -52,9 +45,18 @@ from dmft.literature.rules import (
     temporal_difference,
     vector_quantisation,
 )
-from dmft.literature.two_time import random_network, ridge_flow, spherical_p_spin
-from dmft.literature.two_tokens.curves import positional_semantic_points
-from dmft.literature.two_tokens.regions import positional_semantic_diagram
+from dmft.literature.two_time import (
+    SignalPropagation,
+    driven_network,
+    lotka_volterra,
+    low_rank_network,
+    random_network,
+    replicator,
+    ridge_flow,
+    signal_propagation,
+    spherical_p_spin,
+)
+from dmft.literature.two_token_curves import positional_semantic_points
 
 __all__ = [
     "CONVENTIONS",

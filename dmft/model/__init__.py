@@ -21,7 +21,7 @@ from dmft.model.rule import UpdateRule
 from dmft.validation import as_count, check_covariance, check_shape
 
 if TYPE_CHECKING:
-    from dmft.model.gradient_descent import GradientDescent
+    from dmft.model.algorithm import GradientDescent
     from dmft.model.inputs.encoding import Encoding, as_encoding
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum

@@ -24,7 +24,7 @@ from dmft.model import (
     check_labels,
     check_unflipped,
 )
-from dmft.model.gradient_descent import OF_A_STEP, GradientDescent, at_each_step
+from dmft.model.algorithm import OF_A_STEP, GradientDescent, at_each_step
 from dmft.model.loss import LABEL, PREDICTION
 from dmft.model.model import FLIPS_AS_CLUSTERS
 from dmft.model.overlaps import check_start

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.laws import Law
-from dmft.model.couplings.random_network import (
+from dmft.model.random_network import (
     GaussianInput,
     RandomNetwork,
     S,

@@ -28,9 +28,9 @@ from dmft.model import (
     random_overlaps,
 )
 from dmft.model.algorithm import places, refuse
-from dmft.model.couplings.random_network import RandomNetwork
 from dmft.model.loss import loss_expr
 from dmft.model.overlaps import check_start
+from dmft.model.random_network import RandomNetwork
 from dmft.model.rule import update_of
 from dmft.model.update import UpdateField, VectorRule
 from dmft.names import BLOCKS, VERSION

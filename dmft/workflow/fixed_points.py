@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.brackets import Root
+from dmft.analysis.boundaries.roots import Root
 from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, DmftError, InvalidCovariance
@@ -24,7 +24,7 @@ from dmft.workflow.stationary_system import StationarySystem, plain_name
 
 if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
-    from dmft.model.couplings.random_network import RandomNetwork
+    from dmft.model.random_network import RandomNetwork
     from dmft.workflow.networks.rest import NetworkFixedPoint
 
 # Eigenvalues within this fraction of the largest |eigenvalue| count as zero.

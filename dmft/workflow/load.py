@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dmft import netcdf
 from dmft.analysis.boundaries.boundary import Boundary
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
-from dmft.analysis.diagrams.region_diagram import RegionDiagram
+from dmft.analysis.diagram import RegionDiagram
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.sweep import Sweep
 from dmft.record import Archived
 from dmft.simulation.descent_runs import DescentEnsemble

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dmft
-from dmft.analysis.diagrams.diagram import coarse_steps, named_diagram
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.diagram import coarse_steps, named_diagram
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_regions
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmft.analysis.diagrams.region_diagram import region_diagram
+from dmft.analysis.diagram import region_diagram
 from dmft.analysis.landscape import landscape, landscape_boundary
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.literature import (

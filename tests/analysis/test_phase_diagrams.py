@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
 from dmft.analysis.escape import escape_time_of_problem
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.errors import BadParameter
 from dmft.solvers.solve import solve_problem
 

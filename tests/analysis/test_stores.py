@@ -20,14 +20,13 @@ from types import FunctionType, ModuleType
 import numpy as np
 import pytest
 
-from dmft.analysis.diagrams.phase_diagram import STATUSES
+from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.sweeps import store
 from dmft.analysis.sweeps.chunk import Task, compute_chunk
-from dmft.analysis.sweeps.lookup import Index, look_up
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.points import KEY, as_points
 from dmft.analysis.sweeps.records import PARTS
-from dmft.analysis.sweeps.run_sweep import collect, run_sweep
+from dmft.analysis.sweeps.run_sweep import Index, collect, look_up, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
 from dmft.errors import BadParameter
 

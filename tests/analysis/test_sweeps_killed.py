@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.sweeps.lookup import look_up
 from dmft.analysis.sweeps.points import as_points
-from dmft.analysis.sweeps.run_sweep import run_sweep
+from dmft.analysis.sweeps.run_sweep import look_up, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store, read_manifest
 
 HERE = Path(__file__).parent

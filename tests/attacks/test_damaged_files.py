@@ -82,7 +82,7 @@ def boundary():
 
 
 def regions():
-    from dmft.analysis.diagrams.region_diagram import RegionDiagram
+    from dmft.analysis.diagram import RegionDiagram
 
     grid = np.arange(6.0).reshape(2, 3)
     whole = np.zeros((2, 3), dtype=np.int64)

@@ -14,7 +14,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.diagrams.phase_diagram import STATUSES
+from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.sweeps import run_sweep as run_sweep_module
 from dmft.analysis.sweeps.named import name_of
 from dmft.analysis.sweeps.run_sweep import collect, run_sweep

@@ -14,7 +14,7 @@ from bench_dynamics import ERF, NOISE, Z
 from table import line
 
 import dmft
-from dmft.analysis.diagrams.phase_diagram import read_result
+from dmft.analysis.phase_diagram import read_result
 from dmft.workflow.diagrams.measures import EquationMeasure
 
 POINTS, REPEATS = 400, 5

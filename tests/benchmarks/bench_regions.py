@@ -15,7 +15,8 @@ from dmft.literature import (
     positional_semantic_diagram,
     positional_semantic_risk,
 )
-from dmft.literature.two_tokens import curves, tables
+from dmft.literature import two_token_curves as curves
+from dmft.literature import two_token_tables as tables
 
 REPEATS, SIZE, SAMPLE = 5, 200, 40
 

@@ -19,7 +19,7 @@ import dmft
 # Records that verbs, methods and attributes of public classes return, by their modules.
 RETURNED = {
     "dmft.analysis.boundaries.boundary": ["BoundaryCurve", "Jump"],
-    "dmft.analysis.diagrams.region_diagram": ["RegionDiagram"],
+    "dmft.analysis.diagram": ["RegionDiagram"],
     "dmft.analysis.landscape": ["Landscape", "Minimum"],
     "dmft.analysis.sweeps.points": ["Points"],
     "dmft.equations.changes.changeable": ["Difference"],

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import dmft
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.names import Status
 from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.solvers.descent.run import DescentRun

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import dmft
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.display.diagram import CELLS, cell_edges, is_geometric, rectangles
 from dmft.display.plots import plot
 from dmft.errors import BadParameter

@@ -308,7 +308,7 @@ def test_compiled_code_beside_the_source_is_kept_elsewhere_if_others_can_write_t
     beside.chmod(0o777)
     try:
         assert compiled.survives(BOTH) == 1
-        assert [path.name for path in compiled.cache.glob("special_*/bivariate.*.nbi")]
+        assert [path.name for path in compiled.cache.glob("special_*/elementary.*.nbi")]
     finally:
         beside.chmod(0o755)
 

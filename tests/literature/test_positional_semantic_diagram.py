@@ -14,7 +14,7 @@ from dmft.literature import (
     positional_semantic_regions,
     positional_semantic_risk,
 )
-from dmft.literature.two_tokens.tables import tables
+from dmft.literature.two_token_tables import tables
 
 
 def on_circle(a, omega, angles):

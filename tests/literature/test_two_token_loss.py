@@ -6,7 +6,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.literature import positional_semantic_risk
-from dmft.literature.two_tokens.tables import circle, tables
+from dmft.literature.two_token_tables import circle, tables
 
 # Trapezoidal sums of a smooth function of the plane times a Gaussian weight.
 STEP = 0.05

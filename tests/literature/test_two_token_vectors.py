@@ -11,8 +11,8 @@ from dmft.literature import (
     positional_semantic_points,
     positional_semantic_risk,
 )
-from dmft.literature.two_tokens.curves import curves, invert
-from dmft.literature.two_tokens.tables import a_of, alpha_of, circle, tables
+from dmft.literature.two_token_curves import curves, invert
+from dmft.literature.two_token_tables import a_of, alpha_of, circle, tables
 
 VECTORS = json.loads((Path(__file__).parent.parent / "reference" / "two_tokens.json").read_text())
 

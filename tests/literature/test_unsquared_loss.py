@@ -9,8 +9,8 @@ from scipy.stats import qmc
 
 from dmft.analysis.landscape import landscape
 from dmft.literature import positional_semantic_boundaries, positional_semantic_risk
-from dmft.literature.two_tokens import unsquared
-from dmft.literature.two_tokens.unsquared import _independent
+from dmft.literature import two_token_unsquared as unsquared
+from dmft.literature.two_token_unsquared import _independent
 
 
 def fields(power=18, seed=0):

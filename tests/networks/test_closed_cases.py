@@ -7,7 +7,7 @@ import sympy as sp
 import dmft
 from dmft.equations.averages.expectation import Expectation
 from dmft.laws import Normal
-from dmft.literature.random_network import COVARIANCE, VARIANCES, pair_average
+from dmft.literature.two_time import COVARIANCE, VARIANCES, pair_average
 
 X, H, z = sp.symbols("x h z", real=True)
 t, s, u = sp.symbols("t s u")

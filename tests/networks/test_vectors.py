@@ -10,7 +10,7 @@ from scipy.special import erf
 
 import dmft
 from dmft.laws import JointNormal, Normal, Uniform
-from dmft.literature.random_network import Layers
+from dmft.literature.two_time import Layers
 
 FILE = Path(__file__).parents[1] / "vectors" / "single_site_processes_vectors.json"
 VECTORS = json.loads(FILE.read_text(encoding="utf-8"))["vectors"]

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.analysis.boundaries.plane import Label
-from dmft.analysis.boundaries.segment import Change
+from dmft.analysis.boundaries.plane import Change, Label
 from dmft.arrays import Array
 from dmft.names import Status
 from dmft.record import Archived, Record

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.analysis.diagrams.phase_diagram import Point, read_result
+from dmft.analysis.phase_diagram import Point, read_result
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.record import Brief, Short, in_full

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.analysis.diagrams.phase_diagram import STATUSES, PhaseDiagram
+from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
 from dmft.analysis.sweeps.points import Points
 from dmft.errors import BadParameter
 from dmft.names import Status

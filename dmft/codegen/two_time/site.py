@@ -19,7 +19,7 @@ from dmft.gaussian.expectation import Gaussian
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import kinks_of
 from dmft.model import FIELD
-from dmft.model.couplings.random_network import S, T, exact_zero
+from dmft.model.random_network import S, T, exact_zero
 from dmft.solvers.network.closed import LinearSite
 from dmft.solvers.network.sweep import SiteProblem
 

@@ -13,7 +13,7 @@ from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.explanation.paragraphs import Judged, Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
-from dmft.model.couplings.random_network import S, T
+from dmft.model.random_network import S, T
 from dmft.validation import shown
 
 J, PHI, ALONE, CHI = (sp.IndexedBase(y) for y in "Jyzr")

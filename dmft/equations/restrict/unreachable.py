@@ -17,7 +17,7 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import evaluator
 from dmft.model import FIELD
-from dmft.model.gradient_descent import GradientDescent
+from dmft.model.algorithm import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
 # All permutations of the fields with all flips up to here; flips and exchanges of two beyond.

@@ -73,7 +73,7 @@ from dmft.equations.views.text import model_names, printed_definitions
 from dmft.errors import BadParameter
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, Model, Overlaps
-from dmft.model.gradient_descent import GradientDescent
+from dmft.model.algorithm import GradientDescent
 from dmft.record import Short, in_full
 from dmft.typeset.fragment import align
 from dmft.typeset.plain import in_letters, plain_text

@@ -23,7 +23,7 @@ from dmft.equations.update.program import noiseless_label
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.model import FIELD, GaussianMixture, Model
-from dmft.model.gradient_descent import GradientDescent
+from dmft.model.algorithm import GradientDescent
 from dmft.model.loss import LABEL, PREDICTION
 
 eta, alpha = sp.symbols("learning_rate samples_per_dim", positive=True)

@@ -30,7 +30,7 @@ from dmft.equations.two_time.changes import (
 from dmft.equations.two_time.descent_process import PathSlope
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import C, R, RandomNetwork, S, T
+from dmft.model.random_network import C, R, RandomNetwork, S, T
 from dmft.record import Short, in_full
 from dmft.typeset.fragment import align
 from dmft.typeset.plain import plain_text

@@ -18,7 +18,7 @@ from dmft.equations.parameter_values import (
 from dmft.equations.two_time.descent_process import Descent, alpha, fraction
 from dmft.errors import BadParameter
 from dmft.model import Overlaps
-from dmft.model.gradient_descent import TIME, at_each_step
+from dmft.model.algorithm import TIME, at_each_step
 
 # Parameters that the number of samples fixes once.
 ONCE = frozenset({alpha.name, fraction.name})

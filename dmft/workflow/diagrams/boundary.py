@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from dmft.analysis.boundaries.boundary import Boundary
 from dmft.analysis.boundaries.plane import FAILED, Seen
 from dmft.analysis.boundaries.trace import check_options, trace_boundary
-from dmft.analysis.diagrams.diagram import read_axis
-from dmft.analysis.diagrams.phase_diagram import read_result
+from dmft.analysis.diagram import read_axis
+from dmft.analysis.phase_diagram import read_result
 from dmft.analysis.sweeps.points import Axes, Range, two_axes
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps

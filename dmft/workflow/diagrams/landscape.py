@@ -11,7 +11,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.analysis import landscape as scan
-from dmft.analysis.diagrams.region_diagram import RegionDiagram, region_diagram
+from dmft.analysis.diagram import RegionDiagram, region_diagram
 from dmft.analysis.landscape import POINTS, Landscape
 from dmft.arrays import Array
 from dmft.equations.array_functions import FUNCTIONS

@@ -15,8 +15,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.analysis.diagrams.phase_diagram import Point
 from dmft.analysis.escape import EscapeWarning
+from dmft.analysis.phase_diagram import Point
 from dmft.analysis.sweeps.named import name_of
 from dmft.arrays import cosines
 from dmft.equations.equations import Equations
@@ -26,7 +26,7 @@ from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps, SequenceModel, as_count
-from dmft.model.couplings.random_network import RandomNetwork
+from dmft.model.random_network import RandomNetwork
 from dmft.names import FIXED_POINTS, VERSION, Status
 from dmft.solvers.checkpoint import Digest
 from dmft.solvers.problem import Problem

@@ -12,8 +12,8 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from dmft.analysis.diagrams.diagram import Coarse, Kept, named_diagram, read_axis
-from dmft.analysis.diagrams.phase_diagram import PhaseDiagram
+from dmft.analysis.diagram import Coarse, Kept, named_diagram, read_axis
+from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.points import Axes, Axis, as_points, two_axes
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.sweep import Sweep

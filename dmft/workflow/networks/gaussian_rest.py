@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
-from dmft.model.couplings.random_network import RandomNetwork, S, T
+from dmft.model.random_network import RandomNetwork, S, T
 from dmft.workflow.networks import sites
 
 # Numbers of the networks that rows belong to.

@@ -19,7 +19,7 @@ from scipy.special import ndtr
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import RandomNetwork, T
+from dmft.model.random_network import RandomNetwork, T
 from dmft.workflow.networks.sites import Numbers
 
 # Range and number of the values of Delta that are scanned.

@@ -21,7 +21,7 @@ from scipy.optimize import brentq, root
 
 from dmft.arrays import Array
 from dmft.gaussian.nodes.grid import array_function
-from dmft.model.couplings.random_network import RandomNetwork
+from dmft.model.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
 from dmft.workflow.networks.gaussian_rest import gaussian_sites, guesses

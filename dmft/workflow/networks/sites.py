@@ -18,7 +18,7 @@ from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
 from dmft.laws import Discrete, JointNormal, Normal
-from dmft.model.couplings.random_network import (
+from dmft.model.random_network import (
     GaussianInput,
     RandomNetwork,
     S,

@@ -27,7 +27,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import Output
 from dmft.laws import Uniform
-from dmft.model.couplings.random_network import RandomNetwork, S, T
+from dmft.model.random_network import RandomNetwork, S, T
 from dmft.record import Record
 from dmft.special.hermite_line import power_series
 from dmft.workflow.networks.ground_state import ground_state

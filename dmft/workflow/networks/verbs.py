@@ -15,7 +15,7 @@ from dmft.codegen.two_time.site import build_network
 from dmft.equations.two_time.network import NetworkEquations, derive_network
 from dmft.errors import BadParameter
 from dmft.laws import Normal
-from dmft.model.couplings.random_network import RandomNetwork, refuse_jumps, starts_of, step_of
+from dmft.model.random_network import RandomNetwork, refuse_jumps, starts_of, step_of
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.jobs import Job

@@ -24,7 +24,7 @@ from dmft.equations.update.overlaps import has_signs
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.gaussian.tables.tabled import table_averages
 from dmft.model import Overlaps, as_count
-from dmft.model.gradient_descent import check_fraction
+from dmft.model.algorithm import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.record import in_full

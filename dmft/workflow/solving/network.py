@@ -17,7 +17,7 @@ from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 from dmft.laws import Law, Normal
-from dmft.model.couplings.random_network import RandomNetwork, starts_of, step_of, valued
+from dmft.model.random_network import RandomNetwork, starts_of, step_of, valued
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.solvers.jobs import Job, run_tasks, thread_count

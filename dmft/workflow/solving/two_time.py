@@ -16,7 +16,7 @@ from dmft.arrays import Array
 from dmft.codegen.two_time.volterra import build_volterra
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
-from dmft.model.couplings.random_network import valued
+from dmft.model.random_network import valued
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.checkpoint import Digest, claim

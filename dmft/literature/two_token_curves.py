@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.boundaries.brackets import bracketed_roots
+from dmft.analysis.boundaries.roots import bracketed_roots
 from dmft.arrays import Array
-from dmft.literature.two_tokens.tables import a_of, alpha_of, circle, tables
+from dmft.literature.two_token_tables import a_of, alpha_of, circle, tables
 
 # e = 1/2: where a minimum counts as positional in the codes of the regions.
 MIDDLE = 0.25

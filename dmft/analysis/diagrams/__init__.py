@@ -1,1 +1,0 @@
-"""Measures and landscapes on a grid of two parameters."""

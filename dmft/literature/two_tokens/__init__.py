@@ -1,1 +1,0 @@
-"""The two-token attention with positional encoding: its loss, boundaries and regions in numbers."""

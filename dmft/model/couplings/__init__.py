@@ -1,1 +1,0 @@
-"""Random networks of coupled sites."""
