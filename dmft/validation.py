@@ -101,6 +101,15 @@ def refuse_unknown(name: str, given: Iterable[str], known: Sequence[str]) -> Non
             raise TypeError(f"{name} has no {keyword}= ({', '.join(known)}){whose(keyword, known)}")
 
 
+def refuse_nodes(options: Iterable[str], of: str) -> None:
+    """Refuse keywords of quadrature nodes where nothing is averaged on nodes."""
+    names = ", ".join(f"{name}=" for name in options)
+    raise BadParameter(
+        f"{names}: no quadrature nodes are used, because every average in {of} has a closed form; "
+        "leave these keywords out"
+    )
+
+
 def shown(value: Any) -> str:
     """A value in a message: short, whatever its repr does."""
     try:
@@ -281,7 +290,6 @@ def _of_many(element: tuple[Test, str] | None) -> tuple[Test, str]:
     return test, "a sequence of numbers" if numbers else "a sequence"
 
 
-@functools.cache
 def _names(kind: type) -> set[str]:
     return {base.__name__ for base in kind.__mro__}
 

@@ -23,7 +23,7 @@ ALGORITHMS = {
     "adagrad": ("AdaGrad", "optimisers/adaptive"),
     "adagrad-norm": ("AdaGradNorm", "optimisers/adaptive"),
     "gradient-flow": ("GradientFlow", "algorithm"),
-    "gradient-descent": ("GradientDescent", "gradient_descent"),
+    "gradient-descent": ("GradientDescent", "algorithm"),
 }
 # The table of numbers of algorithms, and its module.
 TABLE, TABLE_MODULE = "REGISTRY", "hyperparameters"

@@ -21,7 +21,6 @@ from dmft.equations.parameter_values import (
     NODE_OPTIONS,
     Values,
     check_concentration,
-    refuse_nodes,
     seen_by,
     unrolled_at,
     with_nodes,
@@ -35,6 +34,7 @@ from dmft.model.hyperparameters import REGISTRY
 from dmft.names import VERSION
 from dmft.record import Short
 from dmft.symbolic_lock import in_turn
+from dmft.validation import refuse_nodes
 
 if TYPE_CHECKING:
     from dmft.equations.views.explicit import ExplicitEquations

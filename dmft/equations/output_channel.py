@@ -168,7 +168,17 @@ class OutputChannel(InLatex, Explained, Short):
         return y, omega, variance
 
     def latex(self, slope: bool = True) -> str:
-        """Return Z, g and, unless it is left out, the slope as lines of LaTeX."""
+        """Return Z, g and the slope as lines of LaTeX.
+
+        Parameters
+        ----------
+        slope : bool
+            False leaves out the slope.
+
+        Returns
+        -------
+        str
+        """
         if self.closed and len(self.fields) == 1:
             return channel_latex(_single(self.declared, self.inner, self.pieces), slope)
         rows = zip(NAMES, (self.Z, self.g, self.slope if slope else None), strict=True)

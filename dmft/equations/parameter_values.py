@@ -415,15 +415,6 @@ def readout_arrays(
 NODE_OPTIONS = ("nodes", "replicas", "seed")
 
 
-def refuse_nodes(options: Iterable[str], of: str) -> None:
-    """Refuse keywords of quadrature nodes where nothing is averaged on nodes."""
-    names = ", ".join(f"{name}=" for name in options)
-    raise BadParameter(
-        f"{names}: no quadrature nodes are used, because every average in {of} has a closed form; "
-        "leave these keywords out"
-    )
-
-
 def with_nodes(values: Values, rule: NodeRule) -> Values:
     """Values with the arrays of a rule."""
     arrays = rule.arrays

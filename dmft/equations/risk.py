@@ -41,7 +41,7 @@ from dmft.record import InLatex, Short
 from dmft.symbolic_lock import in_turn
 from dmft.typeset.fragment import NOTEBOOK
 from dmft.typeset.plain import TERMINAL, plain_text
-from dmft.validation import checked
+from dmft.validation import checked, refuse_nodes
 
 # Averages on nodes: the search for the points of a replica or of an axis begins here, ends here
 # and multiplies by this. Those of lattices depend on the dimension.
@@ -251,7 +251,7 @@ class PopulationRisk(InLatex, Explained, Short):
         """Overlaps that the fields see, numbers of a call, and what chooses its nodes."""
         options = {n: parameters.pop(n) for n in parameter_values.NODE_OPTIONS if n in parameters}
         if options and not self._averages:
-            parameter_values.refuse_nodes(sorted(options), "this risk")
+            refuse_nodes(sorted(options), "this risk")
         values = parameter_values.resolve(self.model, None, self._needed, start, parameters)
         if _by_block(self.model):
             return start, parameter_values.by_block(self.model, values, {}), options

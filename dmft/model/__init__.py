@@ -43,7 +43,7 @@ LATER = {
     **dict.fromkeys(
         ("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "optimisers.adaptive"
     ),
-    "GradientDescent": "gradient_descent",
+    "GradientDescent": "algorithm",
     **dict.fromkeys(("Lookahead", "Repeat", "SharpnessAware"), "repetition"),
     "Encoding": "inputs.encoding",
     "GaussianMixture": "inputs.mixture",

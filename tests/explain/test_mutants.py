@@ -79,7 +79,7 @@ def swapped(function):
 def other_side(function):
     def mutant(law, erfs):
         side, rest = function(law, erfs)
-        return -side, rest
+        return (side if rest == erfs else -side), rest  # it calls itself on what is left
 
     return mutant
 

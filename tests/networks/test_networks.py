@@ -621,7 +621,7 @@ def test_negative_noise_is_named_where_a_run_ends():
 
 @pytest.mark.parametrize("std", [0.5, 1.0, 1.3])
 def test_marginal_points_are_not_stable(std):
-    """Without a field the replicon of a spherical network is 1: not stable whatever its rounding."""
+    """Without a field the replicon of a spherical network is 1, up to rounding of either sign."""
     nu = sp.Symbol("nu", real=True)
     network = dmft.RandomNetwork(-nu * X + H, X, H, std=std, multiplier=(nu, X**2, 1))
     (point,) = dmft.fixed_points(network)

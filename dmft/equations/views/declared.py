@@ -118,9 +118,9 @@ def update_with(h: str, single: bool) -> str:
 def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     """The update of the weights in a step, where it is a plain gradient; by `updates` psi."""
     algorithm, letter = equations.algorithm, printer.letter
-    heavy = getattr(algorithm, "momentum", None)
-    heavy = heavy if isinstance(heavy, Momentum) else None
-    algorithm = replace(algorithm, momentum=0) if heavy else algorithm
+    heavies = {n: y for n, y in vars(algorithm).items() if isinstance(y, Momentum)}
+    heavy = next(iter(heavies.values()), None)
+    algorithm = replace(algorithm, **dict.fromkeys(heavies, 0)) if heavies else algorithm
     changed = any(getattr(algorithm, y, value) != value for y, value in PLAIN.items())
     plain = type(algorithm) in (SGD, GradientDescent) and not numbers_of(algorithm)
     if changed or not plain or equations.kind == "map" or getattr(equations, "is_flow", False):

@@ -30,10 +30,8 @@ from dmft.workflow.networks.sites import FEWER, NODES, Rest, has_kinks, normal_n
 
 # Steps of the relaxation of a site towards its rest state, and the accuracy of its rate.
 RELAXATIONS, AT_REST = 200, 1e-13
-# Largest residual of a fixed point, and distance below which two are the same.
-ACCEPTED, SAME = 1e-8, 1e-6
-# A replicon this close to 1 is 1: the errors of a root are larger than its distance.
-MARGINAL = 1e-9
+# Largest residual of a fixed point, distance below which two are the same, and error of replicons.
+ACCEPTED, SAME, MARGINAL = 1e-8, 1e-6, 1e-9
 # Distance from a known fixed point within which the iteration is not followed up.
 NEAR = 1e-4
 # Iterations before Newton's method, from each guess, and averages that have diverged.

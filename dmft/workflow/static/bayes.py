@@ -87,6 +87,8 @@ class BayesOptimal(Archived):
     branches : tuple of FixedPointBranch
         All fixed points, in order of their overlap.
     samples_per_dim, start, prior, label, message
+    model, law
+        Declared model and prior, from which the equations are printed; None in a loaded record.
 
     Examples
     --------
