@@ -23,7 +23,7 @@ from dmft.display.style import (
     symbol,
 )
 from dmft.names import Status
-from dmft.solvers.descent.run import unknown
+from dmft.solvers.two_time.run import unknown
 
 PANELS = 6
 # Kinds of records of random networks.

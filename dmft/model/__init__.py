@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dmft.initial_conditions import Alignment, Overlaps
-from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientFlow, Momentum
+from dmft.model.algorithm import CONSTRAINTS, DIM_NAME, SGD, GradientDescent, GradientFlow, Momentum
 from dmft.model.model import (
     MixtureModel,
     Model,
@@ -21,7 +21,6 @@ from dmft.model.rule import UpdateRule
 from dmft.validation import as_count, check_covariance, check_shape
 
 if TYPE_CHECKING:
-    from dmft.model.algorithm import GradientDescent
     from dmft.model.inputs.encoding import Encoding, as_encoding
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
@@ -43,7 +42,6 @@ LATER = {
     **dict.fromkeys(
         ("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "optimisers.adaptive"
     ),
-    "GradientDescent": "algorithm",
     **dict.fromkeys(("Lookahead", "Repeat", "SharpnessAware"), "repetition"),
     "Encoding": "inputs.encoding",
     "GaussianMixture": "inputs.mixture",

@@ -38,9 +38,9 @@ from dmft.simulation.risks.arguments import Activation
 from dmft.simulation.risks.risk import FUNCTION, VECTOR
 from dmft.simulation.watched import Lookout, Watch, Watching, watch_of_python
 from dmft.simulation.weights import random_weights, weights_with_overlaps
-from dmft.solvers.descent.run import AXES
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
+from dmft.solvers.two_time.run import AXES
 from dmft.special.streams import as_seeds, random_stream
 
 START_STREAM, SAMPLE_STREAM = 0, 3

@@ -45,7 +45,7 @@ from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
 from dmft.simulation.risks.arguments import laws_at
 from dmft.simulation.risks.classes import check_loss, class_teacher, with_outputs
 from dmft.simulation.risks.measures import loss_above_risk, quadrature_risk, risk_function, rule_of
-from dmft.simulation.sequences.runs import simulate_sequence
+from dmft.simulation.sequence_runs import simulate_sequence
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import kept_rows, pace
 from dmft.simulation.steps.rule_runs import simulate_rule

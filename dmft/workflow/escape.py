@@ -24,7 +24,7 @@ from dmft.workflow.solving.one_pass import check_start, prepared
 if TYPE_CHECKING:
     from dmft.analysis.escape_paths import EscapeTimes
     from dmft.simulation.ensemble import Ensemble
-    from dmft.simulation.sequences.runs import SequenceEnsemble
+    from dmft.simulation.sequence_runs import SequenceEnsemble
     from dmft.solvers.stochastic.ensemble import PathEnsemble
 
 # Tolerances where rates jump when a kink passes a node: finer steps would follow the nodes.

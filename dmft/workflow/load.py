@@ -12,12 +12,10 @@ from dmft.analysis.sweeps.sweep import Sweep
 from dmft.record import Archived
 from dmft.simulation.descent_runs import DescentEnsemble
 from dmft.simulation.ensemble import Ensemble, NetworkEnsemble
-from dmft.simulation.sequences.runs import SequenceEnsemble
-from dmft.solvers.descent.run import DescentRun
-from dmft.solvers.network.run import NetworkRun
+from dmft.simulation.sequence_runs import SequenceEnsemble
 from dmft.solvers.stochastic.ensemble import PathEnsemble
 from dmft.solvers.trajectory import Trajectory
-from dmft.solvers.two_time.run import TwoTimeRun
+from dmft.solvers.two_time.run import DescentRun, NetworkRun, TwoTimeRun
 from dmft.validation import checked
 from dmft.workflow.static.bayes import BayesOptimal, StateEvolution
 from dmft.workflow.static.erm import ERM

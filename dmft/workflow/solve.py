@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.problem import TwoTime
     from dmft.laws import Law
     from dmft.solvers.descent.process import DescentProblem
-    from dmft.solvers.descent.run import DescentRun
-    from dmft.solvers.network.run import NetworkRun
     from dmft.solvers.problem import Problem
     from dmft.solvers.stochastic.ensemble import PathEnsemble
     from dmft.solvers.trajectory import Trajectory
-    from dmft.solvers.two_time.run import TwoTimeRun
+    from dmft.solvers.two_time.run import DescentRun, NetworkRun, TwoTimeRun
     from dmft.solvers.two_time.thinned import VolterraProblem
 
 # What is asked for by default; solvers that have no such option refuse anything else.

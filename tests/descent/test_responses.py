@@ -19,8 +19,8 @@ import dmft
 from dmft.arrays import half_width
 from dmft.names import Status
 from dmft.solvers.descent import response
-from dmft.solvers.descent.run import DescentRun, judged, unknown
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.run import DescentRun, judged, unknown
 from dmft.workflow.solving.descent_runs import TWO_ERRORS
 
 z = sp.Symbol("z", real=True)

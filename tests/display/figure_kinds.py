@@ -8,8 +8,8 @@ import dmft
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.names import Status
 from dmft.simulation.descent_runs import DescentEnsemble
-from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.run import DescentRun
 
 UNIT = {"time_unit": "t = steps * learning_rate / (p d), p fixed"}
 

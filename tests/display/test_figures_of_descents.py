@@ -9,8 +9,8 @@ from dmft.display.plots import plot
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.simulation.descent_runs import DescentEnsemble
-from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.run import DescentRun
 
 T, P, K = 3, 2, 2
 

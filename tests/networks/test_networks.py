@@ -13,9 +13,9 @@ import dmft
 from dmft.codegen.two_time.site import build_network
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
-from dmft.solvers.network.kernels import orthonormalise
-from dmft.solvers.network.sweep import Sweep
 from dmft.solvers.two_time.march import march
+from dmft.solvers.two_time.network_kernels import orthonormalise
+from dmft.solvers.two_time.network_sweep import Sweep
 
 X, H, THETA = sp.symbols("x h theta", real=True)
 ERF = sp.erf(sp.sqrt(sp.pi) * X / 2)

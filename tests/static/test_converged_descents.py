@@ -10,7 +10,7 @@ import sympy as sp
 
 import dmft
 from dmft.names import Status
-from dmft.solvers.descent.run import left_to_move, settled
+from dmft.solvers.two_time.run import left_to_move, settled
 
 FILE = Path(__file__).parents[1] / "reference" / "static_limits.json"
 z = sp.Symbol("z", real=True)

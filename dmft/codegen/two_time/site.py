@@ -20,8 +20,8 @@ from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.pair_series import kinks_of
 from dmft.model import FIELD
 from dmft.model.random_network import S, T, exact_zero
-from dmft.solvers.network.closed import LinearSite
-from dmft.solvers.network.sweep import SiteProblem
+from dmft.solvers.two_time.network_closed import LinearSite
+from dmft.solvers.two_time.network_sweep import SiteProblem
 
 X, H, XI, NOW = sp.symbols("x_ h_ xi_ nu_", real=True)
 

@@ -33,8 +33,8 @@ from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal
 from dmft.model import Overlaps
 from dmft.names import VERSION, Status
 from dmft.record import in_full
-from dmft.solvers.descent.run import DescentRun
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.run import DescentRun
 
 # Points and displacement that measure how an integral depends on inexact numbers of the first
 # step, and what this measure may miss.

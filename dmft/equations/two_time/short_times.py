@@ -42,7 +42,7 @@ from dmft.validation import checked_or
 if TYPE_CHECKING:
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.model import Overlaps
-    from dmft.solvers.descent.run import DescentRun
+    from dmft.solvers.two_time.run import DescentRun
 
 
 @dataclass(frozen=True, repr=False)

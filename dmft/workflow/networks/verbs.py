@@ -19,7 +19,7 @@ from dmft.model.random_network import RandomNetwork, refuse_jumps, starts_of, st
 from dmft.names import Status
 from dmft.record import Record
 from dmft.solvers.jobs import Job
-from dmft.solvers.network.sweep import Perturbed
+from dmft.solvers.two_time.network_sweep import Perturbed
 from dmft.validation import checked
 from dmft.workflow.networks.gaussian_rest import GaussianSites, gaussian_sites
 from dmft.workflow.networks.growth import AtRest, growth_sites
@@ -108,7 +108,7 @@ def lyapunov_exponent(
 
     Valid for   networks of `stationary`; other networks with declared mean, std and symmetry whose
                 rates and outputs are continuous
-    Source      [sompolinsky_1988]; dmft/solvers/network/sweep.py
+    Source      [sompolinsky_1988]; dmft/solvers/two_time/network_sweep.py
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
 from dmft.model import Overlaps, as_count
 from dmft.names import VERSION, Status
-from dmft.solvers.descent.run import DescentRun, judged, settled
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time.run import DescentRun, judged, settled
 from dmft.validation import checked
 from dmft.workflow.solve import Solver
 from dmft.workflow.solving.descent_nodes import DescentOptions, is_affine

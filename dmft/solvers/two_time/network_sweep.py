@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.network.kernels import (
+from dmft.solvers.two_time.march import Stepper
+from dmft.solvers.two_time.network_kernels import (
     BLOCK,
     add_rows,
     correlate,
@@ -28,7 +29,6 @@ from dmft.solvers.network.kernels import (
     orthonormalise,
     respond,
 )
-from dmft.solvers.two_time.march import Stepper
 
 # Columns of the response that are all kept: the latest, and so many older ones.
 LATEST, OLDER = 64, 96

@@ -18,7 +18,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.network.sweep import LARGEST, Repeated, SiteProblem, constrained
+from dmft.solvers.two_time.network_sweep import LARGEST, Repeated, SiteProblem, constrained
 from dmft.special.hermite_line import ORDERS, hermite_line, power_series
 
 

@@ -26,14 +26,16 @@ from dmft.simulation.ensemble import (
     watch_nothing,
 )
 from dmft.simulation.jobs import March, Runner, check_time, run_seeds, save_steps
-from dmft.simulation.sequences.experiment import (
+from dmft.simulation.sequence_experiment import (
     SequenceExperiment,
+    chain_steps,
     declare_sequence,
+    quantity_at,
     risk_nodes,
     risk_of,
     watch_of_alignments,
+    weight_steps,
 )
-from dmft.simulation.sequences.kernels import chain_steps, quantity_at, weight_steps
 from dmft.simulation.watched import Watching
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job

@@ -1,1 +1,0 @@
-"""Sequence models in finite dimension."""
