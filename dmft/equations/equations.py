@@ -332,10 +332,10 @@ class Equations(Short, System):
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
         """Nodes at the widths of a start; reads the options `nodes`, `replicas` and `seed`."""
         if self.noise:
-            from dmft.equations.averages.neighbour import mixtures_of
+            from dmft.equations.averages.neighbour import mixtures_of, of_neighbour
 
             shared, near = self.noise.rule(_fields(start), options), mixtures_of(self.averages)
-            return shared.with_mixture(near[0]) if near else shared
+            return shared.with_mixture(of_neighbour(near)) if near else shared
         if self.is_written_out:
             chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}
             return self.space.rule(self.averages, chosen)

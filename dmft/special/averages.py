@@ -17,6 +17,7 @@ import numpy as np
 
 from dmft.arrays import Array
 from dmft.compiled import njit
+from dmft.compiled.vectors import fma
 from dmft.special.elementary import fast_exp
 from dmft.special.tables import chebyshev_polynomials, series_average
 
@@ -82,11 +83,12 @@ def _chebyshev(c: Array, t: Array, out: Array) -> None:
     """Chebyshev series c[:ORDER] at all t."""
     for i in range(t.size):
         x, new, old = t[i], 0.0, 0.0
+        twice = 2.0 * x
         for k in range(ORDER - 1, 0, -1):
-            value = 2.0 * x * new - old + c[k]
+            value = fma(twice, new, c[k] - old)
             old = new
             new = value
-        out[i] = x * new - old + c[0]
+        out[i] = fma(x, new, c[0] - old)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -95,16 +97,16 @@ def _horner(c: Array, x: Array, out: Array) -> None:
     for i in range(x.size):
         value = c[ORDER - 1]
         for k in range(ORDER - 2, -1, -1):
-            value = value * x[i] + c[k]
+            value = fma(value, x[i], c[k])
         out[i] = value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scalar_chebyshev(c: Array, at: int, t: float) -> float:
-    new, old = 0.0, 0.0
+    new, old, twice = 0.0, 0.0, 2.0 * t
     for k in range(ORDER - 1, 0, -1):
-        new, old = 2.0 * t * new - old + c[at + k], new
-    return t * new - old + c[at]
+        new, old = fma(twice, new, c[at + k] - old), new
+    return fma(t, new, c[at] - old)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -313,12 +315,12 @@ def _smooth_integral(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _collapse(G: Array, at: int, powers: Array, series: Array) -> None:
     """Series in m of a cell at a value of sigma, whose Chebyshev polynomials are `powers`."""
-    cell = G[at : at + ORDER * ORDER].reshape(ORDER, ORDER)
     for i in range(ORDER):
-        total = 0.0
-        for j in range(ORDER):
-            total += powers[j] * cell[j, i]
-        series[i] = total
+        series[i] = 0.0
+    for j in range(ORDER):
+        row, power = G[at + j * ORDER : at + (j + 1) * ORDER], powers[j]
+        for i in range(ORDER):
+            series[i] = fma(power, row[i], series[i])
 
 
 # Factors with kinks: the smoothed factor has a layer of width sigma at each kink -----------------

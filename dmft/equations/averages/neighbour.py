@@ -27,8 +27,9 @@ from dmft.equations.update.moments import of_committees
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD
 
-# Terms of a neighbour of what is on nodes, and of the longest sum.
-TERMS, MOST_TERMS = 3, 9
+# Terms of the shortest sum, which only tells errors, of a neighbour of what is on nodes, and of the
+# longest sum.
+LEAST, TERMS, MOST_TERMS = 2, 3, 9
 # Worse fits do not pay for the second evaluation at the nodes.
 WORST_FIT = 3e-2
 # Sums with a smaller error are exact: those of more terms have weights of zero.
@@ -70,9 +71,9 @@ class ErfMixture:
 
 @lru_cache(maxsize=64)
 def erf_mixtures(activation: sp.Expr) -> tuple[ErfMixture, ...]:
-    """Sums of `TERMS` error functions and more near an activation; none where it is no sigmoid.
+    """Sums of `LEAST` error functions and more near an activation; none where it is no sigmoid.
 
-    Only the first where longer sums do not converge.
+    Only that of `TERMS` where longer sums do not converge.
     """
     if activation.free_symbols != {FIELD}:
         return ()
@@ -93,17 +94,17 @@ def erf_mixtures(activation: sp.Expr) -> tuple[ErfMixture, ...]:
     if not np.all(np.abs(sides(NEAR)[1]) < 1e-12):
         return ()
     found: list[ErfMixture] = []
-    logs, gap = np.log(np.geomspace(0.5, 1.5, TERMS)), np.inf
-    for terms in range(TERMS, MOST_TERMS + 1):
+    logs, gap = np.log(np.geomspace(0.5, 1.5, LEAST)), np.inf
+    for terms in range(LEAST, MOST_TERMS + 1):
         weights, logs = _fit(POINTS, sides(POINTS)[0], _with_one_more(logs, terms))
-        last, gap = gap, _gap(NEAR if terms == TERMS else FAR, sides, weights, logs)
+        last, gap = gap, _gap(FAR if terms > TERMS else NEAR, sides, weights, logs)
         if not gap < (WORST_FIT if terms == TERMS else last):
-            return tuple(found[:1])
+            return tuple(found[1:2])
         scales = width * np.exp(logs)
         found.append(ErfMixture(float(ends[1]), tuple(height * weights), tuple(scales)))
         if gap < EXACT:
-            return tuple(found[-1].with_zeros(n) for n in range(MOST_TERMS - TERMS + 1))
-    return tuple(found) if gap < CONVERGED else tuple(found[:1])
+            return (*found, *(found[-1].with_zeros(n) for n in range(1, MOST_TERMS - terms + 1)))
+    return tuple(found) if gap < CONVERGED else tuple(found[1:2])
 
 
 def _slope_at_zero(activation: sp.Expr) -> float:
@@ -171,16 +172,23 @@ def mixtures_of(found: Sequence[Expectation]) -> tuple[Array, ...]:
     pairs = [pair for average in found if (pair := activations_of(average)) is not None]
     if not pairs:
         return ()
-    students, teachers = (erf_mixtures(activation) for activation in pairs[0])
-    every = [np.array([*f.rows, *g.rows]).ravel() for f, g in zip(students, teachers, strict=False)]
+    sums = [erf_mixtures(activation) for activation in pairs[0]]
+    if min(map(len, sums)) == 1:
+        sums = [(of_neighbour(some),) for some in sums]
+    every = [np.array([*f.rows, *g.rows]).ravel() for f, g in zip(*sums, strict=True)]
     same = len(pairs) == len(found) and len(set(pairs)) == 1
-    return tuple(every) if same else tuple(every[:1])
+    return tuple(every) if same else (of_neighbour(every),)
+
+
+def of_neighbour(sums: Sequence[Any]) -> Any:
+    """The sum of `TERMS` error functions among those that `erf_mixtures` gives."""
+    return sums[min(TERMS - LEAST, len(sums) - 1)]
 
 
 def takes_terms(mixtures: Sequence[Array], options: Mapping[str, Any]) -> bool:
     """Whether there are longer sums, and options that do not ask for Sobol points."""
     count = options.get("nodes")
-    few = count is None or count < TERMS + len(mixtures)
+    few = count is None or count < LEAST + len(mixtures)
     chosen = [name for name in ("replicas", "seed") if options.get(name) is not None]
     return len(mixtures) > 1 and few and not chosen
 
@@ -191,12 +199,13 @@ def neighbours(found: Sequence[Expectation]) -> dict[Expectation, Expectation]:
     pair = next(iter(pairs.values()), None)
     if pair is None:
         return {}
-    f, g = (erf_mixtures(activation)[0].expr for activation in pair)
+    f, g = (of_neighbour(erf_mixtures(activation)).expr for activation in pair)
     slope = sp.diff(f, *f.free_symbols)
     near = Expectation(At(slope, x.h[x.j]) * At(slope, x.h[x.l]) * of_committees(f, g) ** 2)
     return {average: near for average, other in pairs.items() if other == pair}
 
 
+@lru_cache(maxsize=64)
 def activations_of(average: Expectation) -> tuple[sp.Expr, sp.Expr] | None:
     """Sigmoids of student and teacher whose quadratic term an average is."""
     factors = sp.Mul.make_args(average.integrand)

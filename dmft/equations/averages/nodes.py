@@ -38,7 +38,13 @@ from dmft.equations.averages.expectation import (
     OverSamples,
     free_indices,
 )
-from dmft.equations.averages.neighbour import TERMS, mixtures_of, neighbours, takes_terms
+from dmft.equations.averages.neighbour import (
+    LEAST,
+    mixtures_of,
+    neighbours,
+    of_neighbour,
+    takes_terms,
+)
 from dmft.equations.averages.passes import averages
 from dmft.equations.averages.rare import has_jumps, rare_laws
 from dmft.equations.definitions import (
@@ -103,7 +109,7 @@ def rule_of_averages(
     if not any(a.law.of_sample for a in found):
         near = mixtures_of(found)
         if dim > rules.TENSOR_DIMENSIONS and takes_terms(near, options):
-            return rules.mixture_rule(p + k, near, TERMS, options.get("nodes"))
+            return rules.mixture_rule(p + k, near, LEAST, options.get("nodes"))
         # Of small differences to a closed neighbour few Sobol points are enough.
         most = rules.TENSOR_DIMENSIONS if near else MOST_DIMENSIONS
         steep = steepness(found)
@@ -115,7 +121,8 @@ def rule_of_averages(
             if has_jumps(found):
                 rule = rule.apart(options.get("seed") or 0)
             rule = rule.with_laws(rare_laws(found, root_of(start)[:, :dim], p))
-        return rule.padded(p + k).with_mixture(near[0]) if near else rule.padded(p + k)
+        rule = rule.padded(p + k)
+        return rule.with_mixture(of_neighbour(near)) if near else rule
     noisy = any(a.law.noisy for a in found)
     degrees = [a.law.degree for a in found]
     if all(a.law.students for a in found):

@@ -42,8 +42,9 @@ COARSE_FACTOR = 1.0
 # deviations, beyond which nodes are put about events of their own, that is a stratum of an axis.
 # Never over more than the second: shifted points have unequal weights.
 APART, FARTHEST = 64.0, 0.25
-# The error of a sum of error functions falls at least so with each term.
-PER_TERM = 4.0
+# The differences to the sums of error functions with a term less and with two less are at least so
+# many times the error.
+OF_SHORTER = (2.0, 32.0)
 # Directions of a ring, about; rings beyond a rule, and how far they are apart.
 DIRECTIONS, RINGS, RING = 1024, 48, 0.25
 # Steps of t where averages are integrated over u = sinh(t), and those of coarser rules.
@@ -222,12 +223,12 @@ def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
     Sobol: the standard error of the mean of the replicas times Student's 99 % quantile. Replicas
     are not quite normal: over random laws and integrands 97 to 100 % of the claims held.
     Gauss-Hermite and lattices: the distance to the coarser rules, the largest. Error functions:
-    the distance to the sum with a term less, and to that with two less over `PER_TERM`, as either
-    may cross zero.
+    the distances to the sums with a term and two terms less over `OF_SHORTER`, the larger one, as
+    either may cross zero.
     """
     if kind == "mixture":
-        gaps = (np.abs(g - value) / PER_TERM**n for n, g in enumerate(groups))
-        return np.max(np.stack(list(gaps)), axis=0)
+        gaps = [np.abs(g - value) / n for g, n in zip(groups, OF_SHORTER, strict=True)]
+        return np.max(np.stack(gaps), axis=0)
     if kind != "sobol":
         return COARSE_FACTOR * np.abs(np.stack(groups) - value).max(axis=0)
     count = len(groups)
@@ -246,9 +247,9 @@ def mixture_rule(
     """
     longest = first + len(mixtures) - 1
     count = longest if terms is None else int(terms)
-    if not first < count <= longest:
+    if not first + 1 < count <= longest:
         raise BadParameter(
-            f"nodes = {terms!r}: sums of error functions have {first + 1} to {longest} terms; "
+            f"nodes = {terms!r}: sums of error functions have {first + 2} to {longest} terms; "
             "for Sobol points use a power of two from 16"
         )
     empty = NodeRule(np.zeros((fields, 1)), np.zeros(1), "mixture", "")  # a point of no weight
@@ -257,8 +258,7 @@ def mixture_rule(
         label = f"sums of {terms} error functions instead of the activations"
         return replace(empty, mixture=mixtures[terms - first], label=label)
 
-    fewer = tuple(of(n) for n in (count - 1, count - 2) if n >= first)
-    return replace(of(count), groups=fewer)
+    return replace(of(count), groups=(of(count - 1), of(count - 2)))
 
 
 def normal_rule(dim: int, nodes: int, replicas: int = 8, seed: int = 0) -> NodeRule:

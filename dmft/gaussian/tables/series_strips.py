@@ -17,8 +17,8 @@ from dmft.arrays import Array
 from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
 from dmft.special.tables import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 
-# Beyond this deviation few correlations are small enough for a series.
-LARGEST = 4.0
+# Deviations up to which there are strips: the first at which the quadrature resolves the factor.
+LARGEST = (16.0, 8.0, 4.0)
 # Strips a factor: edges grow by this; the lowest one where there is no Taylor polynomial.
 RATIO, LOWEST = 2.0**0.25, 2.0**-7
 # Nodes of a fit; the coefficients beyond `ORDER` are its error.
@@ -47,14 +47,17 @@ def series_strips(
     `values` is F on the line up to `REACH` of `largest`; the Taylor polynomial holds below `small`;
     strips of large deviations are left out where there are more than `room` numbers.
     """
-    end = min(LARGEST, largest)
     edges = [small if small > 0.0 else LOWEST]
+    rule: tuple[Array, Array] | None = (np.empty(0), np.empty(0))
+    for end in sorted({min(most, largest) for most in LARGEST}, reverse=True):
+        # A polynomial has no strips.
+        rule = _rule(values, end) if edges[0] < end else rule
+        if rule is not None:
+            break
+    else:
+        return np.empty(0), 0.0
     while edges[-1] < end:
         edges.append(min(edges[-1] * RATIO, end))
-    # A polynomial has no strips.
-    rule = _rule(values, end) if len(edges) > 1 else (np.empty(0), np.empty(0))
-    if rule is None:
-        return np.empty(0), 0.0
     orders = {0: (0, 1), 1: (0,), -1: (1,)}[parity]
     counts, remainders, behind, cells, worst = [], [], [], [], 0.0
     unit, matrix = chebyshev(FIT)

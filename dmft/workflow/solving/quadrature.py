@@ -21,7 +21,7 @@ from dmft.equations.averages.tails import check_tails, outgrows
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import Values
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import PER_TERM, NodeRule, most_in_lattice, most_points
+from dmft.gaussian.nodes.rules import NodeRule, most_in_lattice, most_points
 from dmft.names import Status
 from dmft.progress import stage
 from dmft.solvers.trajectory import Trajectory
@@ -32,12 +32,14 @@ Solver = Callable[..., Trajectory]
 CUT = (Status.TIMEOUT, Status.INTERRUPTED)
 # The search for the number of nodes begins here and ends at this many in all.
 FIRST_NODES, MOST_NODES = 512, 2**20
-FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES, "mixture": 5}
+FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES, "mixture": 4}
 # How the error of Sobol points falls with their number, by dimension (measured; N^-1 beyond), to
 # aim the search.
 SOBOL_RATES = {1: 1.6, 2: 1.5, 3: 1.15}
 # That of tensor rules falls with the points of an axis like the inverse of this power at least.
 TENSOR_RATE = 4.0
+# That of sums of error functions falls so with each term.
+PER_TERM = 8.0
 # Those of lattices are about this times an exponential of the points of a diameter.
 LARGEST = 0.1
 # The measured error is uncertain itself: aim this much below the tolerance.
