@@ -267,6 +267,45 @@ def test_views_that_share_a_random_scale():
     assert abs(found - wanted) < 1e-4
 
 
+JUMPS = {
+    "clipped": (
+        lambda h, k: sp.Max(-1, sp.Min(1, k - sp.tanh(h))),
+        lambda h, k: np.clip(k - np.tanh(h), -1, 1),
+    ),
+    "tanh h = 1 - tanh k": (
+        lambda h, k: sp.Heaviside(1 - sp.tanh(h) - sp.tanh(k)),
+        lambda h, k: 1.0 * (np.tanh(h) + np.tanh(k) < 1),
+    ),
+    "function of a sign": (
+        lambda h, k: sp.sign(k) / (1 + sp.exp(sp.sign(k) * h)),
+        lambda h, k: np.sign(k) / (1 + np.exp(np.sign(k) * h)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_jumps_along_curves(name):
+    """Averages over a fine grid of both fields."""
+    w, B, x, P, g = Rows("w"), fixed("B"), View("x"), 1.3, 0.5
+    Q, M, z = 0.9, 0.4, np.linspace(-7, 7, 1501)
+    h = np.sqrt(Q) * z[:, None]
+    k = M / Q * h + np.sqrt(P - M**2 / Q) * z
+    psi, value = JUMPS[name]
+    weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+
+    def average(y):
+        return weight @ y @ weight
+
+    eqs = dmft.derive(dmft.UpdateField({w: psi(w @ x, B @ x) * x}, learning_rate=g))
+    start = dmft.Overlaps([[Q]], [[M]], [[P]])
+    found, claim = eqs.evaluate(start), eqs.evaluate_error(start)
+    assert max(claim["Q"].max(), claim["M"].max()) < 1e-3
+    y = value(h, k)
+    wanted = {"M": average(y * k), "Q": 2 * average(y * h) + g * average(y**2)}
+    for block, rate in wanted.items():
+        assert abs(found[block][0, 0] - rate) < 1e-4
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_signs_of_parallel_forms_are_linear_in_one_of_them(way):
     y = sp.Symbol("y", real=True)

@@ -74,7 +74,8 @@ class StepBuilder:
         place = None
         if kink is not None:
             before = sp.Add(*(a * n for a, n in zip(row, self.normals, strict=False)))
-            kink = kink.xreplace(self.values)
+            fields = variables(kink) - set(self.values)
+            kink = kink.xreplace({**self.values, **{f: self.value_of(f) for f in fields}})
             place = (kink - m.mean_of(form, self.given) - before) / row[-1]
         self.forms.append(form)
         self.rows.append(row)

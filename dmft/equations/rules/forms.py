@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -19,8 +19,10 @@ from dmft.rules import Field, Random, Row, View
 ZERO, ONE = sp.S.Zero, sp.S.One
 # Largest power of a sum that is multiplied out.
 LARGEST_POWER = 12
+# Largest number below one of which the inverse of tanh is taken.
+BELOW_ONE = 1 - sp.Float(1e-15, 17)
 # Signs inside of a function whose values are tried one by one.
-MOST_INDICATORS = 10
+MOST_INDICATORS, MOST_MIXED = 10, 3
 
 
 class Opaque(sp.Symbol):
@@ -145,13 +147,20 @@ def linear_in_parallel(expr: sp.Expr) -> sp.Expr:
 
 
 def by_signs(expr: sp.Expr) -> sp.Expr | None:
-    """Functions of signs alone, such as a count of right answers, by values of the signs."""
+    """Functions of signs, such as a count of right answers, by values of the signs.
+
+    Those of fields too are left where they contain more than `MOST_MIXED` signs.
+    """
     names: dict[sp.Expr, sp.Symbol] = {}
-    outer: dict[sp.Expr, sp.Expr] = {}
-    for f in expr.atoms(sp.Function):
+    found: dict[sp.Expr, sp.Expr] = {}
+    for f in expr.atoms(sp.Function, sp.Pow):
         bare = f.func(*(named_signs(a, names) for a in f.args))
-        if bare != f and not variables(bare) and not isinstance(bare, sp.Dummy):
-            outer[f] = bare
+        if bare != f and not isinstance(bare, sp.Dummy) and not bare.is_polynomial(*names.values()):
+            found[f] = bare
+    outer = {f: bare for f, bare in found.items() if not variables(bare)}
+    mixed = {d for bare in found.values() for d in bare.free_symbols & set(names.values())}
+    if len(mixed) <= MOST_MIXED:
+        outer = found
     if not outer:
         return None
     own = {d for bare in outer.values() for d in bare.free_symbols}
@@ -234,6 +243,31 @@ def note_kinks(found: tuple[sp.Expr, sp.Expr], kinks: dict[sp.Expr, sp.Expr]) ->
         if slope.has(FIELD):
             raise NotClosed(f"{function} has kinks where {inside} = 0, which is not linear")
         kinks[form] = -inside.xreplace({FIELD: ZERO}) / slope
+
+
+def joint_kinks(factor: sp.Expr, known: Container[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+    """Fields, none of them known, and where along them signs of several fields jump.
+
+    The place along the last one contains the fields before it: the sign is of a sum of the field,
+    or of its tanh, and a function of the others. Its inverse is singular at ends, which are places
+    of another field.
+    """
+    for inside in sorted((s.args[0] for s in factor.atoms(sp.sign)), key=str):
+        for v in sorted(variables(inside), key=str):
+            for g in (v, sp.tanh(v)):
+                outer = inside.xreplace({g: FIELD})
+                slope = sp.diff(outer, FIELD)
+                if v in known or is_latent(v) or outer.has(v) or slope == 0 or not slope.is_number:
+                    continue
+                place = -outer.xreplace({FIELD: ZERO}) / slope
+                if g is v:
+                    return {v: place}
+                if place.is_number and abs(place) >= 1:
+                    continue
+                ends = sp.sign(place - 1) * sp.sign(place + 1)
+                place = sp.Max(-BELOW_ONE, sp.Min(BELOW_ONE, place))
+                return {**joint_kinks(ends, known), v: sp.log((1 + place) / (1 - place)) / 2}
+    return {}
 
 
 def is_latent(v: sp.Expr) -> bool:

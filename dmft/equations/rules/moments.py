@@ -441,6 +441,8 @@ class Moments(RowOverlaps):
         affine.sort(
             key=lambda y: (not forms.is_latent(y), y not in kinks, not isinstance(y, Random))
         )
+        last = forms.joint_kinks(sp.Mul(*joint), kinks)
+        affine, kinks = [*(y for y in affine if y not in last), *last], kinks | last
         for form in affine:
             build.add(form, kinks.get(form))
         return build.average(functions, sp.Mul(*joint), sp.Mul(*powers))

@@ -17,14 +17,16 @@ from dmft.equations.definitions import Definition
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.nodes.grid import array_function
 from dmft.gaussian.nodes.line import legendre
-from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule, tensor_rule
+from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule
 
 Array = NDArray[np.float64]
-# Coordinates beyond which the normal density is below 3e-13.
-FARTHEST = 7.5
+# Coordinates z beyond which the normal density is below 3e-13; z = NARROW sinh(t), with nodes in t,
+# which are closer to each other where the density is large.
+FARTHEST, NARROW = 7.5, 2.0
+END = float(np.arcsinh(FARTHEST / NARROW))
 # Dimensions of products of rules; beyond, Sobol points, which know no kinks.
 MOST_PRODUCT = 3
-POINTS, SOBOL_POINTS = 24, 1024
+POINTS, SOBOL_POINTS = (40, 32, 24), 1024
 
 
 class StepNodes(Law):
@@ -78,13 +80,14 @@ class StepNodes(Law):
             if not split:
                 found.append((z, s))
                 continue
-            cut = sp.Symbol(f"cut_{n}", real=True)
-            here = sp.S.Zero if place is sp.nan else place
-            found.append((cut, sp.Max(-FARTHEST, sp.Min(FARTHEST, here))))
-            low, high = cut + FARTHEST, FARTHEST - cut
+            cut, e = (sp.Symbol(f"{name}_{n}", real=True) for name in ("cut", "e"))
+            u = sp.Max(-FARTHEST, sp.Min(FARTHEST, sp.S.Zero if place is sp.nan else place))
+            found.append((cut, sp.log(u / NARROW + sp.sqrt(1 + u**2 / NARROW**2))))
+            low, high = cut + END, END - cut
             upper = cut + high * (s - 1)
-            found.append((z, sp.Piecewise((low * s - FARTHEST, s < 1), (upper, True))))
-            width = sp.Piecewise((low, s < 1), (high, True))
+            found.append((e, sp.exp(sp.Piecewise((low * s - END, s < 1), (upper, True)))))
+            found.append((z, NARROW * (e - 1 / e) / 2))
+            width = sp.Piecewise((low, s < 1), (high, True)) * NARROW * (e + 1 / e) / 2
             density *= 2 * width * sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
         return AtNodes(axes, (), tuple(found), density)
 
@@ -140,10 +143,7 @@ def rule_of(averages: Sequence[Expectation], options: Mapping[str, Any]) -> Node
     if dim > MOST_PRODUCT:
         chosen = {n: options[n] for n in ("replicas", "seed") if options.get(n) is not None}
         return normal_rule(dim, count or SOBOL_POINTS, **chosen)
-    if split:
-        return split_rule(dim, count or POINTS)
-    # Steep functions defeat one coarser rule by chance: several tell the error.
-    return tensor_rule(dim, count or POINTS, may_break=True)
+    return product_rule(dim, count or POINTS[dim - 1], split)
 
 
 def shape_of(averages: Sequence[Expectation]) -> tuple[int, bool]:
@@ -154,17 +154,28 @@ def shape_of(averages: Sequence[Expectation]) -> tuple[int, bool]:
 
 
 @lru_cache(maxsize=4)
-def split_rule(dim: int, points: int) -> NodeRule:
-    """Product of Gauss-Legendre rules on both parts of each axis, and a coarser one."""
-    fine, coarse = (_split(dim, n) for n in (points, max(2, 3 * points // 4)))
-    return replace(fine, groups=(coarse,))
+def product_rule(dim: int, points: int, split: bool) -> NodeRule:
+    """Product of Gauss-Legendre rules on both parts of each axis, and two coarser ones.
+
+    One coarser rule agrees by chance: of two the larger distance tells the error.
+    """
+    fewer = points * 3 // 4
+    fine, *coarse = (_legendre(dim, n, split) for n in (points, fewer, fewer - 2))
+    return replace(fine, groups=tuple(coarse))
 
 
-def _split(dim: int, points: int) -> NodeRule:
+def _legendre(dim: int, points: int, split: bool) -> NodeRule:
+    """Places within the parts of axes that are split, and coordinates of others."""
     x, w = legendre(max(2, points // 2))
     axis, weight = np.concatenate([0.5 * (x + 1.0), 0.5 * (x + 3.0)]), np.tile(0.25 * w, 2)
+    if not split:
+        t = END * (axis - 1.0)
+        axis = NARROW * np.sinh(t)
+        weight = weight * np.cosh(t) * np.exp(-(axis**2) / 2)
+        weight /= weight.sum()
     normal, whole = _product([(axis, weight)] * dim)
-    label = f"{axis.size} Gauss-Legendre nodes an axis in {dim} dimensions, split at kinks"
+    label = f"{axis.size} Gauss-Legendre nodes an axis in {dim} dimensions"
+    label += ", split at kinks" if split else ""
     return NodeRule(np.ascontiguousarray(normal), whole, "gauss-hermite", label)
 
 
