@@ -333,7 +333,7 @@ class PopulationRisk(InLatex, Explained, Short):
         return self.latex(width=NOTEBOOK)
 
     def __str__(self) -> str:
-        page = Page(TERMINAL, kernels="none")
+        page = Page(TERMINAL)
         return plain_text(risk_latex(self.model, self.definitions, page)).strip()
 
 

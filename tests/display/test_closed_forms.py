@@ -1217,3 +1217,13 @@ def test_risks_of_losses_without_noise_are_one_average():
     assert r"\mathcal{R} &= \frac{1}{2} \langle (f - y)^{2} \rangle" in text
     assert "arcsin" not in text
     assert "arcsin" in equations.latex(form="structured")
+
+
+def test_a_printed_risk_has_its_closed_form():
+    """In a terminal as well; equations name their averages once."""
+    model = dmft.Model(dmft.Committee(ERF, 4), dmft.Committee(ERF, 2))
+    risk = str(dmft.population_risk(model))
+    assert "I_2 = ⟨σ(z_1) σ(z_2)⟩ = 2/π arcsin(C_12/sqrt((1 + C_11) (1 + C_22)))" in risk
+    text = str(dmft.derive(model, dmft.SGD(gamma)))
+    assert text.count("I_3(j, r, s) = ") == 1
+    assert "I_3 = " not in text

@@ -121,7 +121,7 @@ def test_symbolic_equations_print_in_under_a_page():
         assert len(text.splitlines()) < 40
         assert max(map(len, text.splitlines())) < 160
         assert "steps * γ / (p d)" in text
-        assert "I_4 = ⟨σ'(z_1) σ'(z_2) σ(z_3) σ(z_4)⟩" in text
+        assert "I_4(j, l, r, s) = ⟨σ'(h[j]) σ'(h[l]) σ(h*[r]) σ(h*[s])⟩" in text
 
 
 # Printing all kernels of a pair takes six seconds; those of erf are printed in one.

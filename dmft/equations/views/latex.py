@@ -248,6 +248,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     if at_once and not kernels and page.kernels == "auto":
         kernels = [CLOSED.format("closed" if all(unit_widths(subject)) else "structured")]
     closed_too = "".join(kernels)
+    named = [] if page.kernels == "none" else named
     parts += [
         align([row for row in named if f"{row} = " not in closed_too]),
         align(functions + ([] if opening else steps)),
