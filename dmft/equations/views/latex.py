@@ -245,12 +245,10 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
         *observed_apart(rows, printer, inner, about),
     ]
     kernels = averages_latex(derived if at_once else averaged, subject, page, printer, not at_once)
-    if at_once and not kernels and page.kernels == "auto":
-        kernels = [CLOSED.format("closed" if all(unit_widths(subject)) else "structured")]
     closed_too = "".join(kernels)
-    named = [] if page.kernels == "none" else named
+    named = [y for y in named if page.kernels != "none" and f"{y} = " not in closed_too]
     parts += [
-        align([row for row in named if f"{row} = " not in closed_too]),
+        align(named),
         align(functions + ([] if opening else steps)),
         *token_rows(tokens, printer),
         *kernels,
@@ -293,14 +291,17 @@ def averages_latex(
     printer: EquationPrinter,
     written: bool = True,
 ) -> list[str]:
-    """Closed forms of averages, if `written`, and a sentence on those that have none."""
+    """Closed forms of averages, if `written`, or where they are; what is said on the others."""
     if page.kernels == "none":
         return []
     limit = KERNEL_OPERATIONS if page.kernels == "auto" else None
     every = [*lowered(definitions)]
     shown = [a for a in every if subject.algorithm is None or a.how != "nodes"]
     found = kernels_latex(shown, printer, limit) if written else []
-    return [*found, *([NUMERICAL] if len(shown) < len(every) else [])]
+    if len(shown) < len(every):
+        return [*found, NUMERICAL]
+    form = "closed" if all(unit_widths(subject)) else "structured"
+    return found if written else [CLOSED.format(form)]
 
 
 def token_latex(subject: Subject, page: Page) -> str:
