@@ -10,7 +10,7 @@ import sympy as sp
 from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
 from dmft.equations.restrict.admissible import check_admissible
-from dmft.equations.restrict.scalings import check_repeated, limit, region_of
+from dmft.equations.restrict.regimes import check_repeated, limit, region_of
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model, check_isotropic, check_labels, check_unflipped
 from dmft.model.algorithm import refuse

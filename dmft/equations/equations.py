@@ -15,7 +15,6 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import (
     NODE_OPTIONS,
@@ -27,6 +26,7 @@ from dmft.equations.parameter_values import (
 )
 from dmft.equations.reference import evaluate
 from dmft.equations.system import System
+from dmft.equations.user_terms import PARAMETERS
 from dmft.errors import BadParameter
 from dmft.initial_conditions import Alignment, Overlaps
 from dmft.model import check_outputs

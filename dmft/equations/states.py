@@ -289,7 +289,7 @@ class Grams(StateSpace):
                 f"deviate by about {size**-0.5:.2g}"
             )
         if getattr(self.algorithm, "scale", None) in ("sign", "moment"):
-            from dmft.equations.update.adaptive.factors import claims_of
+            from dmft.equations.update.adaptive_factors import claims_of
 
             parts += claims_of(self.model, self.algorithm)
         return "; ".join(parts) or "exact"

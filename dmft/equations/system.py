@@ -12,8 +12,11 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import Lowered, lowered
-from dmft.equations.changes.changeable import Changeable
-from dmft.equations.changes.user_terms import (
+from dmft.equations.changeable import Changeable
+from dmft.equations.definitions import Definition, base_name, live, mapped, used_bases
+from dmft.equations.parameter_values import declared_parameters
+from dmft.equations.states import Grams, StateSpace
+from dmft.equations.user_terms import (
     PARAMETERS,
     Indices,
     TermCheck,
@@ -22,9 +25,6 @@ from dmft.equations.changes.user_terms import (
     symmetrised,
     users_of,
 )
-from dmft.equations.definitions import Definition, base_name, live, mapped, used_bases
-from dmft.equations.parameter_values import declared_parameters
-from dmft.equations.states import Grams, StateSpace
 from dmft.errors import BadParameter
 from dmft.model import SGD, GradientFlow, Model
 from dmft.model.algorithm import numbers_of

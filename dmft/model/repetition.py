@@ -190,7 +190,7 @@ class Clipping(UpdateRule):
         C > 0, also a run-time value, ``clip=``; None: length one.
     """
 
-    written_by: ClassVar[Named] = "dmft.equations.update.clipped:shortened"
+    written_by: ClassVar[Named] = "dmft.equations.update.passes:shortened"
     shortens: ClassVar[bool] = True
     level: sp.Expr | None = None
 

@@ -8,7 +8,6 @@ import sympy as sp
 import dmft
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At
-from dmft.equations.changes.user_terms import symmetrised
 from dmft.equations.definitions import Together
 from dmft.equations.escape.laws import largest_share, q_star
 from dmft.equations.escape.passage import transient_noise
@@ -19,15 +18,16 @@ from dmft.equations.noise.increments_at_nodes import orthonormal
 from dmft.equations.noise.projection import projected
 from dmft.equations.parameter_values import check_concentration, entry_named
 from dmft.equations.restrict.unreachable import reach, symmetries
-from dmft.equations.update.adaptive.perpetuity import constants
-from dmft.equations.update.adaptive.signs import sign_of
-from dmft.equations.update.clipped import moments_of_length
+from dmft.equations.update.adaptive_factors import constants
+from dmft.equations.update.adaptive_signs import sign_of
 from dmft.equations.update.law import Cluster, _without_pieces, clusters_of, laws_of, number_of
 from dmft.equations.update.linear_students import Line, is_sign, slope_of
 from dmft.equations.update.moments import factored, normal_moment, together
 from dmft.equations.update.outputs import targets
+from dmft.equations.update.passes import moments_of_length
 from dmft.equations.update.program import over_labels, over_noise
 from dmft.equations.update.terms import in_products, parity, target_terms, terms_of
+from dmft.equations.user_terms import symmetrised
 from dmft.errors import BadParameter
 from dmft.model import FIELD as Z
 from dmft.model.loss import LABEL, PREDICTION

@@ -19,11 +19,10 @@ from dmft.equations.averages.expectation import (
     product_average,
     split_coefficient,
 )
-from dmft.equations.averages.joint_average import Tokens, joint_rule, star_fields, value_at
 from dmft.equations.averages.passes import without_code
-from dmft.equations.averages.rare import intervals, law_of
-from dmft.equations.averages.tails import may_outgrow
+from dmft.equations.averages.tails import intervals, law_of, may_outgrow
 from dmft.equations.escape.weak_recovery import H_STAR, H, one_update
+from dmft.equations.sequence.alignments import Tokens, joint_rule, star_fields, value_at
 from dmft.model import FIELD as z
 from dmft.model import token_fields
 

@@ -20,7 +20,7 @@ import steps
 import walks
 
 import dmft
-from dmft.equations.error_rate import ErrorRate
+from dmft.equations.risk import ErrorRate
 from dmft.errors import DmftError
 from dmft.workflow.solving.inputs import run_inputs
 from dmft.workflow.solving.quadrature import on_nodes

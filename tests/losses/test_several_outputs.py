@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf
 
 import dmft
-from dmft.equations.error_rate import ErrorRate
+from dmft.equations.risk import ErrorRate
 from dmft.errors import BadParameter, ShapeMismatch
 
 z, f, y = sp.symbols("z f y", real=True)

@@ -15,7 +15,7 @@ from scipy.special import erf as erf_of
 from scipy.special import erfinv
 
 import dmft
-from dmft.equations.update.adaptive.perpetuity import constants
+from dmft.equations.update.adaptive_factors import constants
 
 z, f, y = sp.symbols("z f y", real=True)
 ERF = sp.erf(z / sp.sqrt(2))

@@ -93,7 +93,7 @@ def test_torch_follows_the_equations(name: str, algorithm: Any, scaled_inputs: b
     t = steps * float(algorithm.learning_rate) * pace / (2 * DIM)
     run = dmft.solve(dmft.derive(model, algorithm), start, t, save_at=[t])
     # V that follows at once has a memory of 3 sqrt(d) steps, whose fluctuations change steps by
-    # 5/2 (1 - beta_2) (`dmft.equations.update.adaptive.perpetuity`) to first order.
+    # 5/2 (1 - beta_2) (`dmft.equations.update.adaptive_factors`) to first order.
     at_once = getattr(algorithm, "second_moment_rate", 1) is None
     memory = 2.5 / (3 * DIM**0.5) if at_once else 0.0
     moved = 0.0

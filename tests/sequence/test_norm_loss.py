@@ -6,7 +6,7 @@ import sympy as sp
 
 import dmft
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.joint_average import (
+from dmft.equations.sequence.alignments import (
     Tokens,
     free_fields,
     joint_rule,

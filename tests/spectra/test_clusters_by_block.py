@@ -14,7 +14,7 @@ from scipy.special import erf
 import dmft
 from dmft.codegen.blocks import check_chunks
 from dmft.equations.averages.nodes import discretise
-from dmft.equations.error_rate import ErrorRate
+from dmft.equations.risk import ErrorRate
 from dmft.errors import ShapeMismatch
 
 z, f, y, u, v = sp.symbols("z f y u v", real=True)

@@ -20,7 +20,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import erf as erf_of
 
 import dmft
-from dmft.equations.update.adaptive.perpetuity import constants
+from dmft.equations.update.adaptive_factors import constants
 from dmft.workflow.control.problem import Controlled
 
 Array = NDArray[np.float64]

@@ -46,7 +46,7 @@ from dmft.equations.averages.neighbour import (
     takes_terms,
 )
 from dmft.equations.averages.passes import averages
-from dmft.equations.averages.rare import has_jumps, rare_laws
+from dmft.equations.averages.tails import has_jumps, rare_laws
 from dmft.equations.definitions import (
     Definition,
     ErfSquare,

@@ -13,10 +13,9 @@ from dmft.equations import symbols as x
 from dmft.equations.derive import derive
 from dmft.equations.escape.laws import CURVATURE, DECAY, RATE, SIGNAL, Law, u_0, u_1
 from dmft.equations.escape.uninformative import mu, q
-from dmft.equations.explained.notation import ESCAPE, chosen
+from dmft.equations.explained.notation import ESCAPE, StatementPrinter, chosen
 from dmft.equations.explained.printed import inlined_rate
 from dmft.equations.explained.scene import Scene
-from dmft.equations.explained.statements import StatementPrinter
 from dmft.errors import BadParameter
 from dmft.explanation.both_sides import number
 from dmft.explanation.paragraphs import TOLERANCE, Judged

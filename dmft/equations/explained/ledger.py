@@ -16,16 +16,17 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lower
 from dmft.equations.definitions import Definition
-from dmft.equations.explained.notation import notation_of, sample_latex
-from dmft.equations.explained.printed import Printed
-from dmft.equations.explained.scene import INPUTS, NOISE, Place, Scene
-from dmft.equations.explained.statements import (
+from dmft.equations.explained.notation import (
     SHORT,
     FromTable,
     OnNodes,
     SinglePrinter,
     StatementPrinter,
+    notation_of,
+    sample_latex,
 )
+from dmft.equations.explained.printed import Printed
+from dmft.equations.explained.scene import INPUTS, NOISE, Place, Scene
 from dmft.equations.symbols import ONLY
 from dmft.equations.update.law import Cluster
 from dmft.equations.views.printer import overlap_of

@@ -23,6 +23,7 @@ from dmft.equations.explained.ledger import (
     closed_values,
     of_replicas,
 )
+from dmft.equations.explained.notation import Increment, OnNodes
 from dmft.equations.explained.printed import (
     PLACES,
     Printed,
@@ -39,7 +40,6 @@ from dmft.equations.explained.scene import (
     engine_values,
     scenes_of,
 )
-from dmft.equations.explained.statements import Increment, OnNodes
 from dmft.equations.rules.explained import explain_rule
 from dmft.equations.update.moments import Case
 from dmft.equations.update.optimiser import own_motion, step_size

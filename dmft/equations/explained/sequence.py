@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import sympy as sp
 
-from dmft.equations.explained.statements import StatementPrinter
+from dmft.equations.explained.notation import StatementPrinter
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.kernels import token_rows
 from dmft.errors import BadParameter, NotClosed

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.changes.user_terms import PARAMETERS
 from dmft.equations.definitions import Definition
 from dmft.equations.parameter_values import Values, resolve_scalars
 from dmft.equations.rules.covariances import RowOverlaps, entry
 from dmft.equations.rules.nodes import rule_of
 from dmft.equations.states import StateSpace
+from dmft.equations.user_terms import PARAMETERS
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.gaussian.nodes.rules import NodeRule
 from dmft.initial_conditions import Overlaps

@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.averages.joint_average import Tokens, free_fields, star_fields
 from dmft.equations.definitions import Definition, define, live
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import declared_parameters, resolve_scalars
-from dmft.equations.sequence.alignments import place
+from dmft.equations.sequence.alignments import Tokens, free_fields, place, star_fields
 from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.sequence.risk import SequenceRisk, number
 from dmft.errors import BadParameter

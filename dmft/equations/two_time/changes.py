@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import sympy as sp
 
-from dmft.equations.changes.changeable import Changeable
-from dmft.equations.changes.user_terms import Indices
+from dmft.equations.changeable import Changeable
 from dmft.equations.definitions import Definition
+from dmft.equations.user_terms import Indices
 from dmft.equations.views.latex import EquationPrinter, definition_latex
 from dmft.errors import BadParameter
 from dmft.record import InLatex

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.averages.passes import lowered
-from dmft.equations.changes.user_terms import check_parameter, users_of
 from dmft.equations.definitions import Definition, base_name, define, live, mapped
 from dmft.equations.two_time.changes import (
     IndicesInTime,
@@ -63,6 +62,7 @@ from dmft.equations.two_time.flow_limit import equal_response_of, flow_definitio
 from dmft.equations.two_time.over_time import with_step
 from dmft.equations.update.optimiser import block_definitions
 from dmft.equations.update.overlaps import risk_expression
+from dmft.equations.user_terms import check_parameter, users_of
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.declared import assigned, at_declared, declared_definitions, unit_widths
 from dmft.equations.views.kernels import KERNEL_OPERATIONS, kernels_latex

@@ -18,7 +18,6 @@ from sympy.core.function import AppliedUndef
 from sympy.printing.precedence import PRECEDENCE
 
 from dmft.equations.averages.expectation import Expectation
-from dmft.equations.changes.user_terms import Indices
 from dmft.equations.definitions import Definition, define, mapped
 from dmft.equations.two_time.changes import (
     IndicesInTime,
@@ -28,6 +27,7 @@ from dmft.equations.two_time.changes import (
     whole_numbers,
 )
 from dmft.equations.two_time.descent_process import PathSlope
+from dmft.equations.user_terms import Indices
 from dmft.equations.views.latex import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.model.random_network import C, R, RandomNetwork, S, T

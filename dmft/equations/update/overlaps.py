@@ -150,7 +150,7 @@ class Moments:
     @cached_property
     def of_batch(self) -> tuple[list[Definition], sp.Expr, sp.Expr]:
         """What moments of signs of a batch need, their b and their S."""
-        from dmft.equations.update.adaptive.signs import moments_of_batch
+        from dmft.equations.update.adaptive_signs import moments_of_batch
 
         return moments_of_batch(self.model, self.algorithm, self.cases, self.program.batch)
 
@@ -300,7 +300,7 @@ class Moments:
 def closed_error_rate(model: Model) -> tuple[Line, sp.Expr] | None:
     """The output f of a linear student and P(y f < 0) = E[1 - y sign f]/2, y = +-1 before flips.
 
-    None for other students and labels: see `dmft.equations.error_rate`.
+    None for other students and labels: see `dmft.equations.risk`.
     """
     from dmft.equations.update.linear_students import line_of, writes_signs  # few models have signs
 

@@ -90,7 +90,7 @@ def _factors(
 ) -> Factors:
     """Factors of the drift and of the noise, with the quadratic term of steps of this size."""
     if not algorithm.is_flow and hasattr(algorithm, "scale"):
-        from dmft.equations.update.adaptive.factors import factors_of  # loaded by whoever has it
+        from dmft.equations.update.adaptive_factors import factors_of  # loaded by whoever has it
 
         return factors_of(model, algorithm, blocks, size, averaged)
     moments = Moments(model, algorithm, averaged)

@@ -148,7 +148,7 @@ class SignSGD(Adaptive):
     (0.636619772368, 0.1)
     """
 
-    written_by: ClassVar[Named] = "dmft.equations.update.adaptive.signs:signs"
+    written_by: ClassVar[Named] = "dmft.equations.update.adaptive_signs:signs"
     scale: ClassVar[Scale] = "sign"
     words: ClassVar[str] = "SignSGD, in one pass,"
     direction: ClassVar[str] = "the sign of the gradient"

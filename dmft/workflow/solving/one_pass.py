@@ -158,7 +158,7 @@ def with_error_rate(run: Trajectory, equations: Equations) -> Trajectory:
     known = "error_rate" in run.observables or not {"Q", "M"} <= set(run.names)
     if known or not run.t.size or not _has_errors(equations.model):
         return run
-    from dmft.equations.error_rate import ErrorRate
+    from dmft.equations.risk import ErrorRate
 
     readout = {"readout": run.readout}
     front = "" if equations.model.blocks is None else BLOCK

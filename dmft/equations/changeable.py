@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import sympy as sp
 
-from dmft.equations.changes.user_terms import OWN_TERMS, Indices
+from dmft.equations.user_terms import OWN_TERMS, Indices
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.record import InLatex, Shown, in_full, is_same, worded

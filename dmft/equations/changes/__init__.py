@@ -1,1 +1,0 @@
-"""What a user changes in derived equations: terms, parameters, comparison."""

@@ -1,1 +1,0 @@
-"""Steps that are scaled by what an optimiser has seen of gradients."""
