@@ -333,7 +333,6 @@ def _rough_integral(
     """Like `_smooth_integral` for a factor G with kinks: the inner average is an integral too."""
     small_f, small_g = s1 <= F[SMALL], s2 <= G[SMALL]
     edges = _outer_edges(F, G, s1, slope, sigma, start, small_f, small_g)
-    f_line = _line(F)
     n = NODES.size
     z, t, f = np.empty(n), np.empty(n), np.empty(n)
     total = 0.0
@@ -344,16 +343,8 @@ def _rough_integral(
         for i in range(n):
             z[i] = centre + half * NODES[i]
             t[i] = s1 * z[i]
-        if small_f:
-            at = TAYLOR + (ORDER if centre < 0.0 else 0)
-            _horner(F[at : at + ORDER], t, f)
-        else:
-            pf = _find(F, EDGES, int(F[PANELS]), s1 * centre)
-            a, b = F[EDGES + pf], F[EDGES + pf + 1]
-            for i in range(n):
-                t[i] = (2.0 * t[i] - a - b) / (b - a)
-            at = f_line + pf * ORDER
-            _chebyshev(F[at : at + ORDER], t, f)
+        pf = int(centre >= 0.0) if small_f else _find(F, EDGES, int(F[PANELS]), s1 * centre)
+        _pieces(F, small_f, pf, t, f)
         part = 0.0
         for i in range(n):
             if f[i] != 0.0:
@@ -420,6 +411,7 @@ def _rough_smoothed(G: Array, m: float, sigma: float, small: bool) -> float:
             total += HERMITE_WEIGHTS[i] * _piece(G, small, first, x)
         return total * NORMALISATION
     total, here = 0.0, -REACH
+    t, f, weight = np.empty(NODES.size), np.empty(NODES.size), np.empty(NODES.size)
     for p in range(first, last + 1):
         end = REACH
         if p < last:
@@ -430,10 +422,27 @@ def _rough_smoothed(G: Array, m: float, sigma: float, small: bool) -> float:
             centre, part = here + half * (2 * q + 1), 0.0
             for i in range(NODES.size):
                 z = centre + half * NODES[i]
-                part += WEIGHTS[i] * math.exp(-0.5 * z * z) * _piece(G, small, p, m + sigma * z)
+                t[i] = m + sigma * z
+                weight[i] = WEIGHTS[i] * fast_exp(-0.5 * z * z)
+            _pieces(G, small, p, t, f)
+            for i in range(NODES.size):
+                part += weight[i] * f[i]
             total += half * part
         here = end
     return total * NORMALISATION
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pieces(G: Array, small: bool, p: int, x: Array, out: Array) -> None:
+    """`_piece` at all x, which are overwritten."""
+    if small:
+        at = TAYLOR + (ORDER if p == 0 else 0)
+        _horner(G[at : at + ORDER], x, out)
+        return
+    a, b, at = G[EDGES + p], G[EDGES + p + 1], _line(G) + p * ORDER
+    for i in range(x.size):
+        x[i] = (2.0 * x[i] - a - b) / (b - a)
+    _chebyshev(G[at : at + ORDER], x, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

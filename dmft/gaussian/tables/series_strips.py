@@ -17,8 +17,9 @@ from dmft.arrays import Array
 from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
 from dmft.special.tables import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 
-# Deviations up to which there are strips: the first at which the quadrature resolves the factor.
-LARGEST = (16.0, 8.0, 4.0)
+# Deviations up to which there are strips, with a quadrature for each; none from the first at which
+# it does not resolve the factor.
+LARGEST = (4.0, 16.0)
 # Strips a factor: edges grow by this; the lowest one where there is no Taylor polynomial.
 RATIO, LOWEST = 2.0**0.25, 2.0**-7
 # Nodes of a fit; the coefficients beyond `ORDER` are its error.
@@ -37,6 +38,9 @@ COMPUTED = 2 * MOST + 192
 CONVERGES = 1e-4
 # Parseval's identity does not show less than this.
 HIDDEN = 1e-13
+# Nodes, weighted Hermite functions (nodes, orders + 1), and which orders these are; the last column
+# is the weight of E F^2.
+Rule = tuple[Array, Array, slice]
 
 
 def series_strips(
@@ -47,23 +51,22 @@ def series_strips(
     `values` is F on the line up to `REACH` of `largest`; the Taylor polynomial holds below `small`;
     strips of large deviations are left out where there are more than `room` numbers.
     """
+    ends = [min(most, largest) for most in LARGEST]
     edges = [small if small > 0.0 else LOWEST]
-    rule: tuple[Array, Array] | None = (np.empty(0), np.empty(0))
-    for end in sorted({min(most, largest) for most in LARGEST}, reverse=True):
-        # A polynomial has no strips.
-        rule = _rule(values, end) if edges[0] < end else rule
-        if rule is not None:
-            break
-    else:
-        return np.empty(0), 0.0
-    while edges[-1] < end:
-        edges.append(min(edges[-1] * RATIO, end))
+    while edges[-1] < ends[-1]:
+        edges.append(min(edges[-1] * RATIO, ends[-1]))
+    end, rule = 0.0, None
     orders = {0: (0, 1), 1: (0,), -1: (1,)}[parity]
     counts, remainders, behind, cells, worst = [], [], [], [], 0.0
     unit, matrix = chebyshev(FIT)
     for low, high in pairwise(edges):
+        if high > end:
+            end = next(most for most in ends if high <= most)
+            rule = _rule(values, end, parity)
+        if rule is None:
+            break
         s = np.append(0.5 * (low + high) + 0.5 * (high - low) * unit, [low, high])
-        a, square = _hermite(values, s, *rule)
+        a, square = _hermite(values, s, rule)
         fit = a[:FIT, : 2 * MOST].T @ matrix.T
         left = [_left(a, square, 2 * count) for count in range(GROUP, MOST + 1, GROUP)]
         place = _enough(left)
@@ -77,6 +80,8 @@ def series_strips(
         worst = max(worst, _norm(np.abs(fit[:, ORDER:]).sum(axis=1)) / np.sqrt(square.min()))
         cells.append(np.concatenate([fit[odd::2, :ORDER][:count].T.ravel() for odd in orders]))
     strips = len(counts)
+    if rule is None and strips == 0 and len(edges) > 1:  # a polynomial needs none
+        return np.empty(0), 0.0
     sizes = np.array([0, *(len(cell) for cell in cells)])
     places = 3 + 5 * strips + np.cumsum(sizes)[:strips]
     head = [strips, len(orders), *edges[: strips + 1], *counts, *remainders, *behind, *places]
@@ -89,35 +94,37 @@ def _enough(left: list[float]) -> int:
     return next((n for n, x in enumerate(left[:last]) if x <= LEFT_OUT), last - 1)
 
 
-def _rule(values: Callable[[Array], Array], s: float) -> tuple[Array, Array] | None:
-    """Nodes and weighted Hermite functions (nodes, COMPUTED + 1) that resolve F(s z); None if none.
-
-    The last column is sqrt(weight) of the normal density, for E F^2.
-    """
+def _rule(values: Callable[[Array], Array], s: float, parity: int) -> Rule | None:
+    """Nodes and weighted Hermite functions that resolve F(s z); None if none."""
     before: Array | None = None
     for width in WIDTHS:
-        rule = _hermite_rule(width)
-        a, square = _hermite(values, np.array([s]), *rule)
+        rule = _hermite_rule(width, parity)
+        a, square = _hermite(values, np.array([s]), rule)
         if before is not None and _norm(a[0] - before) <= AGREEMENT * np.sqrt(square[0]):
             return rule
         before = a[0]
     return None
 
 
-def _hermite_rule(width: float) -> tuple[Array, Array]:
-    edges = np.linspace(-REACH, REACH, round(2 * REACH / width) + 1)
+def _hermite_rule(width: float, parity: int) -> Rule:
+    """Of a factor with a parity on the right half, and for the orders that it has."""
+    count, orders = round(REACH / width), slice(int(parity < 0), None, 2 if parity else 1)
+    edges = np.linspace(0.0 if parity else -REACH, REACH, (1 if parity else 2) * count + 1)
     z, weight = panels(edges, POINTS)
+    weight *= 2.0 if parity else 1.0
     root = np.exp(-0.25 * z * z) * (2.0 * np.pi) ** -0.25
-    rows = hermite_rows(z, root, COMPUTED - 1) * root * weight
-    return z, np.ascontiguousarray(np.concatenate([rows, [root * root * weight]]).T)
+    rows = hermite_rows(z, root, COMPUTED - 1)[orders] * root * weight
+    functions = np.concatenate([rows, [root * root * weight]]).T
+    return z, np.ascontiguousarray(functions), orders
 
 
-def _hermite(
-    values: Callable[[Array], Array], s: Array, z: Array, functions: Array
-) -> tuple[Array, Array]:
+def _hermite(values: Callable[[Array], Array], s: Array, rule: Rule) -> tuple[Array, Array]:
     """Coefficients (S, COMPUTED) and E F^2 (S,) at deviations s (S,)."""
+    z, functions, orders = rule
     f = values(np.outer(s, z).ravel()).reshape(s.size, z.size)
-    return f @ functions[:, :-1], f**2 @ functions[:, -1]
+    a = np.zeros((s.size, COMPUTED))
+    a[:, orders] = f @ functions[:, :-1]
+    return a, f**2 @ functions[:, -1]
 
 
 def _left(a: Array, square: Array, first: int) -> float:

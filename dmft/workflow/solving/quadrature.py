@@ -60,10 +60,10 @@ def solve_on_nodes(
     """
     if not 0.0 < tolerance < 1.0:
         raise BadParameter(f"quadrature_tol = {tolerance!r} must lie in (0, 1)")
-    count = fixed or FIRST_POINTS[rule_of(None).kind]
+    count, known = fixed or FIRST_POINTS[rule_of(None).kind], dict[Any, Any]()
     while True:
         rule = rule_of(count)
-        run = with_error(solver(rule), solver, rule)
+        run = with_error(solver(rule), solver, rule, known)
         worst = relative_error(run)
         more = count if fixed else next_count(rule, count, worst, tolerance)
         if worst <= tolerance or more <= count or run.status in CUT:
@@ -103,8 +103,13 @@ def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> in
 NO_TIME = 1e-9
 
 
-def with_error(run: Trajectory, solver: Solver, rule: NodeRule) -> Trajectory:
-    """Repeat a run with each group of nodes and keep the spread as its error."""
+def with_error(
+    run: Trajectory, solver: Solver, rule: NodeRule, known: dict[Any, Any]
+) -> Trajectory:
+    """Repeat a run with each group of nodes and keep the spread as its error.
+
+    Of sums of error functions, what is `known` at the same times is not repeated.
+    """
     names = (*run.blocks, *run.observables)
     if run.t.size == 0:
         return replace(run, error={name: np.zeros_like(run[name]) for name in names})
@@ -113,9 +118,14 @@ def with_error(run: Trajectory, solver: Solver, rule: NodeRule) -> Trajectory:
     end = max(run.t[-1], begin + NO_TIME * max(1.0, begin))
 
     def repeat(group: NodeRule) -> dict[str, Array]:
+        key = group.label, run.t.tobytes()
+        if group.kind == "mixture" and key in known:
+            return known[key]
         other = solver(group, save_at=run.t, t_max=end, events=(), progress=False)
-        return {name: _padded(other[name], run[name].shape) for name in names}
+        known[key] = {name: _padded(other[name], run[name].shape) for name in names}
+        return known[key]
 
+    known[rule.label, run.t.tobytes()] = {name: run[name] for name in names}
     told = stage("estimating the error of averages on nodes")
     with told, ThreadPoolExecutor(os.cpu_count()) as pool:
         groups = list(pool.map(repeat, rule.groups))
