@@ -42,6 +42,7 @@ from dmft.gaussian.nodes.rules import (
     tensor_rule,
 )
 from dmft.gaussian.tables.factor_function import FactorFunction, is_smooth
+from dmft.gaussian.tables.series_strips import series_strips
 from dmft.gaussian.tables.tabled import pieces
 from dmft.gaussian.tables.tokens import TokenAverage, field_series, split_parameters
 from dmft.model import FIELD as z
@@ -303,3 +304,11 @@ def test_integrals_of_errors_are_exact_for_exponentials():
     small = np.array([[0.1], [0.2], [0.2]])
     found = rounding._integral(t, small)
     assert found[:, 0] == pytest.approx([0.0, 0.1 / np.log(2.0), 0.1 / np.log(2.0) + 0.4])
+
+
+def test_series_of_waves_end_before_they_are_inaccurate():
+    """Coefficients of sin(s z) are s^n e^(-s^2/2)/sqrt(n!): no polynomial of a wide strip."""
+    strips, error = series_strips(np.sin, -1, 0.1, 16.0, 10**5)
+    assert error < 1e-11
+    edges = strips[2 : 3 + int(strips[0])]
+    assert 3.9 < edges[-1] < 16.0

@@ -20,6 +20,8 @@ from dmft.special.tables import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 # Deviations up to which there are strips, with a quadrature for each; none from the first at which
 # it does not resolve the factor.
 LARGEST = (4.0, 16.0)
+# Error of a strip beyond the first of them: those of waves, whose averages vanish there, have more.
+ROUGH = 1e-12
 # Strips a factor: edges grow by this; the lowest one where there is no Taylor polynomial.
 RATIO, LOWEST = 2.0**0.25, 2.0**-7
 # Nodes of a fit; the coefficients beyond `ORDER` are its error.
@@ -49,7 +51,8 @@ def series_strips(
     """Strips of a factor as one vector, and their error relative to sqrt(E F^2); empty if none.
 
     `values` is F on the line up to `REACH` of `largest`; the Taylor polynomial holds below `small`;
-    strips of large deviations are left out where there are more than `room` numbers.
+    strips of large deviations are left out where there are more than `room` numbers, or where they
+    are inaccurate.
     """
     ends = [min(most, largest) for most in LARGEST]
     edges = [small if small > 0.0 else LOWEST]
@@ -72,12 +75,13 @@ def series_strips(
         place = _enough(left)
         count = GROUP * (place + 1)
         room -= 5 + ORDER * count * len(orders)
-        if room < HEAD:
+        error = _norm(np.abs(fit[:, ORDER:]).sum(axis=1)) / np.sqrt(square.min())
+        if room < HEAD or (high > ends[0] and error > ROUGH):
             break
         counts.append(count)
         remainders.append(left[place])
         behind.append(left[TERMS // GROUP - 1])
-        worst = max(worst, _norm(np.abs(fit[:, ORDER:]).sum(axis=1)) / np.sqrt(square.min()))
+        worst = max(worst, error)
         cells.append(np.concatenate([fit[odd::2, :ORDER][:count].T.ravel() for odd in orders]))
     strips = len(counts)
     if rule is None and strips == 0 and len(edges) > 1:  # a polynomial needs none
