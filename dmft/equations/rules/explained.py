@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from dmft.equations.rules.fluctuations import RuleNoise
 from dmft.equations.rules.forms import Opaque
 from dmft.equations.rules.latex import row_names
 from dmft.equations.rules.moments import Moments
-from dmft.equations.rules.nodes import MOST_PRODUCT, rule_of, shape_of, value_at
+from dmft.equations.rules.nodes import rule_of, value_at
 from dmft.equations.rules.rates import OpenMoments, Rates
 from dmft.equations.symbols import gamma
 from dmft.equations.views.printer import EquationPrinter
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 # Samples of a step, and standard errors that they may be off.
 SAMPLES, DEVIATIONS = 2**16, 7.0
-# Nodes of an axis, and relative error of closed forms.
-NODES, CLOSED = 48, 1e-9
+# Relative error of closed forms.
+CLOSED = 1e-9
 NOTATION = (
     Meaning(
         (),
@@ -210,9 +210,8 @@ class Samples:
         self.given, self.rates = given, dict[str, tuple[float, float]]()
         L = len(rule.moving) + len(rule.fixed)
         self.gram: Array = np.asarray(self.start.Omega).reshape(-1, L, L)
-        options = {**given, **_nodes(equations.averages)}
         both = [
-            f(self.start, **options)
+            f(self.start, **given)
             for f in (equations.evaluate, equations.evaluate_error)  # type: ignore[attr-defined]
         ]
         for block, symbols in space.blocks.items():
@@ -252,7 +251,7 @@ class Samples:
         found: dict[sp.Expr, tuple[float, float]] = {}
         for average in expr.atoms(Expectation):
             at = {s: self.names[s.name] for s in average.free_symbols if s.name in self.names}
-            rule = rule_of([average], _nodes([average]))
+            rule = rule_of([average], {})
             here, *groups = (
                 np.array(value_at(average, at, y.arrays)) for y in (rule, *rule.groups)
             )
@@ -295,9 +294,3 @@ class Samples:
                 known = s in inside
                 found[s] = self._at_samples(inside[s], given) if known else self.names[s.name]
         return array_function(symbols, expr, FUNCTIONS)(*(found[s] for s in symbols))
-
-
-def _nodes(averages: Sequence[Expectation]) -> dict[str, int]:
-    """Nodes of an axis of averages in products of rules; Sobol points are as many as always."""
-    few = averages and shape_of(averages)[0] <= MOST_PRODUCT
-    return {"nodes": NODES} if few else {}
