@@ -255,6 +255,10 @@ def test_exported_rates_are_the_rates_of_papers(tmp_path):
 def test_refusals_of_exports(tmp_path):
     with pytest.raises(NotClosed, match="an average without closed form"):
         dmft.export(dmft.derive(lit.reinforce()), tmp_path / "a.py")
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    rule = dmft.UpdateField({w: sp.Abs(w @ x - B @ x) * sp.sign(B @ x) * x}, learning_rate=1)
+    with pytest.raises(NotClosed, match=r"an average of signs and powers.*save the run"):
+        dmft.export(dmft.derive(rule), tmp_path / "a.py")
     w, x, par = Rows("w"), View("x"), sp.Symbol("par", real=True)
     rule = dmft.UpdateField({w: par * x}, scalars={par: w @ x - par}, learning_rate=1)
     with pytest.raises(BadParameter, match="rename it"):

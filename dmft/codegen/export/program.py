@@ -16,6 +16,8 @@ from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, Fi
 from dmft.equations.views.text import comment_text
 from dmft.errors import NotClosed
 
+OF_SIGNS = "an average of signs and powers of several fields (SignsMoment)"
+
 
 @dataclass(frozen=True)
 class Program:
@@ -107,8 +109,8 @@ class Walker:
         for kind in (n.data.split()[0] for n in nodes if n.kind == "call"):
             if kind not in FUNCTIONS:
                 raise NotClosed(
-                    f"{kind} is not exported to any language: solve the equations with dmft.solve "
-                    "and save the run, run.save(path)"
+                    f"{OF_SIGNS if kind == 'SignsMoment' else kind} is not exported to any "
+                    "language: run dmft.solve(equations) and save the run, run.save(path)"
                 )
 
     def written(self, writer: LoopWriter, definitions: Sequence[Definition]) -> list[list[str]]:
