@@ -311,4 +311,4 @@ def test_series_of_waves_end_before_they_are_inaccurate():
     strips, error = series_strips(np.sin, -1, 0.1, 16.0, 10**5)
     assert error < 1e-11
     edges = strips[2 : 3 + int(strips[0])]
-    assert 3.9 < edges[-1] < 16.0
+    assert 3.5 < edges[-1] < 16.0
