@@ -40,7 +40,8 @@ def subject(record: Any) -> str:
         return ATTENTION
     if isinstance(getattr(record, "algorithm", None), GradientDescent):
         return DESCENT
-    return {"two-time": NETWORKS, "static limit": LIMITS}.get(getattr(record, "kind", ""), OVERLAPS)
+    kinds = {"two-time": NETWORKS, "static limit": LIMITS, "erm": ""}
+    return kinds.get(getattr(record, "kind", ""), OVERLAPS)
 
 
 def sources(record: Any) -> list[str]:
@@ -50,6 +51,7 @@ def sources(record: Any) -> list[str]:
         ATTENTION: ["arnaboldi_2025"],
         DESCENT: ["dandi_2024_reusing"],
         LIMITS: ["barbier_2019", "aubin_2018"],
+        "": [],
     }
     what = subject(record)
     if what in known:

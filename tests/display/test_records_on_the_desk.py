@@ -121,7 +121,7 @@ def test_results_are_printed_in_documents(tmp_path):
     found = dmft.erm(records.labels(), "squared", 2.0, 0.5)
     text = dmft.latex(tmp_path / "erm.tex", found).read_text()
     assert f"{found.M:.6g}" in text
-    assert r"train loss & " in text
+    assert r"$\mathcal{L}_{\mathrm{train}}$ & " in text
 
 
 def test_thresholds_and_states_are_tables():

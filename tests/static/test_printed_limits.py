@@ -108,6 +108,29 @@ def test_no_label_has_two_signs_at_once():
     assert r"y > 0 \wedge y < 0" not in dmft.output_channel(model).latex()
 
 
+def test_minimisers_print_their_equations():
+    """The printed lines hold for the numbers, with the moments of signs by hand."""
+    model = dmft.Model(LINE, dmft.MultiIndex(sp.sign(z), (z,)))
+    found = dmft.erm(model, "squared", 2.0, 0.5)
+    text = found.latex(width=455)
+    assert r"\ell(h, y) = \frac{\left(h - y\right)^{2}}{2}" in text
+    assert r"Q &= \frac{\Lambda \left(y_{2} - 2 M c_{1}\right) + M^{2}}{1 - \Lambda}" in text
+    c1, y2, M, Q, V = np.sqrt(2 / np.pi), 1.0, found.M, found.Q, found.V
+    Lambda = found.stability
+    assert pytest.approx((Lambda * (y2 - 2 * M * c1) + M**2) / (1 - Lambda)) == Q
+    general = dmft.erm(model, "logistic", 2.0, 0.1).latex(width=455)
+    assert r"\hat m &= \alpha\, \mathbb{E}[g h^*] + M \hat V" in general
+    assert r"with the proximal operator" in general
+    # The general lines, for the squared loss, whose proximal operator is (omega + V y)/(1 + V).
+    slope, square, along = -1 / (1 + V), (y2 - 2 * c1 * M + Q) / (1 + V) ** 2, (c1 - M) / (1 + V)
+    Vhat, qhat, mhat = -2.0 * slope, 2.0 * square, 2.0 * along - 2.0 * M * slope
+    assert pytest.approx([V, M, Q]) == [1 / (0.5 + Vhat), V * mhat, M**2 + V**2 * qhat]
+    for line in ("0.573857", "0.473596", "0.186118", r"\mathcal{L}_{\mathrm{train}}"):
+        assert line in text
+    limit = dmft.erm(model, "squared", 2.0, 0.0).latex()
+    assert r"in the limit $\lambda \to 0$" in limit
+
+
 def test_tables_of_results_fit_a_column():
     """A meaning is below its value, and the widest column is broken into lines."""
     model = dmft.Model(LINE, dmft.MultiIndex(sp.Abs(z), (z,)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import sympy as sp
@@ -19,7 +20,10 @@ from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.loss import NAMED, PREDICTION, as_loss, loss_expr
 from dmft.names import Status
 from dmft.record import Archived
+from dmft.summary import of_attributes
+from dmft.typeset.fragment import COLUMN
 from dmft.validation import as_positive, checked
+from dmft.workflow.static.page import erm_latex
 from dmft.workflow.static.proximal import Proximal
 from dmft.workflow.static.replica import LEVELS, Equations, LabelNodes, State, clean_nodes
 from dmft.workflow.static.ridge import Blocks, LabelMoments, OptimalRidge, squared_loss
@@ -95,8 +99,10 @@ class ERM(Archived):
     samples_per_dim: float
     ridge: float
     moments: Mapping[str, float] = field(default_factory=dict)
+    declared: tuple[Model, sp.Expr] | None = field(default=None, repr=False, compare=False)
 
     KIND = "dmft erm"
+    kind: ClassVar[str] = "erm"
 
     @property
     def cosine(self) -> float:
@@ -110,6 +116,34 @@ class ERM(Archived):
         Empty for other losses and inputs. `moments` contains the values of c_1 and y_2.
         """
         return squared_loss() if self.moments and self.proof == "closed form" else {}
+
+    def latex(self, width: float = COLUMN) -> str:
+        r"""Return the equations of the minimiser and its numbers.
+
+        Parameters
+        ----------
+        width : float
+            Width of the text in points.
+
+        Returns
+        -------
+        str
+            Sentences, equations and a table; the table alone for inputs with a spectrum, for
+            labels of several fields, and for a record read from a file.
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), 1)
+        >>> model = dmft.Model(line, line, label_noise=1)
+        >>> text = dmft.erm(model, "hinge", samples_per_dim=2, ridge=0.1).latex()
+        >>> text.count(r"\hat q"), "proximal operator" in text
+        (2, True)
+        """
+        if self.declared and self.declared[0].inputs is None and isinstance(self.M, float):
+            return erm_latex(self, *self.declared, width)
+        summary = of_attributes(self)
+        return "" if summary is None else summary.latex()
 
 
 @checked
@@ -172,7 +206,8 @@ def erm(
     if given == NAMED["squared"] and output == PREDICTION:
         label = label_of(model, "erm", spectrum=True)
         label.check_numbers()
-        return _closed(label, model.inputs, alpha, ridge)  # type: ignore[arg-type]
+        found = _closed(label, model.inputs, alpha, ridge)  # type: ignore[arg-type]
+        return replace(found, declared=(model, loss_expr(given)))
     label = label_of(model, f"erm with the loss {loss}")
     label.check_numbers()
     if label.width > 1:
@@ -181,7 +216,8 @@ def erm(
             f'has {label.width}: use loss="squared" and a linear student, or solve '
             "dmft.GradientDescent"
         )
-    return _by_quadrature(label, given, output, alpha, ridge)
+    found = _by_quadrature(label, given, output, alpha, ridge)
+    return replace(found, declared=(model, loss_expr(given)))
 
 
 def _output_of(model: Model) -> sp.Expr:
@@ -226,6 +262,7 @@ def _closed(label: Label, inputs: Spectrum | None, alpha: float, ridge: float) -
         proof="quadrature" if moments.error else "closed form", status=Status.OK, message=message,
         loss=str(NAMED["squared"]), label=declared, samples_per_dim=alpha, ridge=ridge,
         moments={"c_1": float(np.linalg.norm(c)), "y_2": second} if inputs is None else {},
+        declared=None,
     )  # fmt: skip
 
 

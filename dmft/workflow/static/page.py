@@ -13,9 +13,11 @@ from dmft.equations.output_channel import OutputChannel, output_channel
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.gaussian.channels.declared import Label, label_of
 from dmft.gaussian.channels.priors import Prior
-from dmft.model import Model
+from dmft.model import FIELD, Model
+from dmft.model.loss import PREDICTION
 from dmft.summary import figures
 from dmft.typeset.fragment import align, fitted
+from dmft.workflow.static.ridge import squared_loss_in_overlaps
 from dmft.workflow.static.several_fields import several_of
 
 B, QHAT = sp.Symbol("B", real=True), sp.Symbol(r"\hat q", positive=True)
@@ -218,3 +220,84 @@ def _infinite(text: str) -> str:
 def _power(text: str) -> str:
     """Powers of ten as people write them."""
     return re.sub(r"e([+-]?)0*(\d+)", lambda m: rf" \cdot 10^{{{m[1].strip('+')}{m[2]}}}", text)
+
+
+SADDLE = (
+    r"V &= \frac{1}{\lambda + \hat V},\quad M = V \hat m,\quad Q = M^2 + V^2 \hat q",
+    r"\hat V &= - \alpha\, \mathbb{E}[\partial_\omega g],\quad \hat q = \alpha\, \mathbb{E}[g^2]",
+    r"\hat m &= \alpha\, \mathbb{E}[g h^*] + M \hat V",
+)
+PROXIMAL = (
+    r"g(\omega, y) &= \frac{h_V(\omega, y) - \omega}{V}",
+    r"h_V(\omega, y) &= \arg\min_h \Bigl[\ell(h, y) + \frac{(h - \omega)^2}{2 V}\Bigr]",
+)
+SEEN = (
+    r"Averages are over $\omega \sim \mathcal{N}(0, Q)$, the output's field for a new sample, with "
+    r"$\langle \omega h^* \rangle = M$, and over $y$. The losses, the risk and the replicon "
+    r"eigenvalue are"
+)
+MEASURES = {
+    "M": "M", "Q": "Q", "V": "V", "train_loss": r"\mathcal{L}_{\mathrm{train}}",
+    "test_loss": r"\mathcal{L}_{\mathrm{test}}", "risk": r"\mathcal{R}",
+    "error_rate": r"\varepsilon", "stability": r"\Lambda",
+}  # fmt: skip
+
+
+def erm_latex(found: Any, model: Model, loss: sp.Expr, width: float) -> str:
+    """Sentences, equations and numbers of an `ERM`, whose loss is a function of f and y."""
+    label, output = label_of(model, "latex"), model.student.outputs_at([FIELD])[0]
+    doprint, (y, laws) = ClosedPrinter({}).doprint, _labels(label)
+    h = sp.Symbol("h", real=True)
+    f = doprint(output.xreplace({FIELD: h}))
+    ell = doprint(loss.xreplace({PREDICTION: output.xreplace({FIELD: h})}))
+    head = (
+        rf"The weights of a student $f = {f}$, $h = w \cdot x/\sqrt{{d}}$, minimise "
+        r"$\sum_{\mu=1}^{n} \ell(h^\mu, y^\mu) + \frac{\lambda}{2} \|w\|^2$ with "
+        rf"$\ell(h, y) = {ell}$, over $n = \alpha d$ samples with inputs "
+        rf"$x \sim \mathcal{{N}}(0, I_d)$. The labels are {y}, where "
+        rf"$h^* = w^* \cdot x/\sqrt{{d}}$, $\|w^*\|^2 = d${laws}. As $d \to \infty$, the overlaps "
+        r"$M = w \cdot w^*/d$ and $Q = \|w\|^2/d$ are"
+    )
+    if found.formulas:
+        closed = {MEASURES[n]: doprint(e) for n, e in squared_loss_in_overlaps().items()}
+        moments = ", ".join(f"${n} = {figures(v)}$" for n, v in found.moments.items())
+        first = [rf"{n} &= {closed.pop(n)}" for n in ("V", "M", r"\Lambda", "Q")]
+        about = r"where $c_1 = \mathbb{E}[y h^*]$ and $y_2 = \mathbb{E}[y^2]$, here " + moments
+        rest = [rf"{n} &= {text}" for n, text in closed.items()]
+        rest.append(r"\mathcal{R} &= \frac{1}{2}\, \mathbb{E} [\sigma_*(h^*) - h]^2")
+        parts = [
+            head,
+            align(first),
+            rf"{about}. $\Lambda$ is the replicon eigenvalue; losses and risk are",
+        ]
+    else:
+        seen = doprint(output.xreplace({FIELD: sp.Symbol("omega", real=True)}))
+        rest = [
+            rf"{MEASURES['train_loss']} &= \mathbb{{E}}\, \ell(h_V(\omega, y), y)",
+            rf"{MEASURES['test_loss']} &= \mathbb{{E}}\, \ell(\omega, y)",
+            rf"\mathcal{{R}} &= \frac{{1}}{{2}}\, \mathbb{{E}} [\sigma_*(h^*) - {seen}]^2",
+            r"\Lambda &= \alpha V^2\, \mathbb{E}[(\partial_\omega g)^2]",
+        ]
+        parts = [head, align(SADDLE), "with the proximal operator", align(PROXIMAL), SEEN]
+    known = [name for name in MEASURES if getattr(found, name) is not None]
+    body = " \\\\\n".join(
+        f"${MEASURES[n]}$ & ${_infinite(figures(getattr(found, n), found.error.get(n)))}$"
+        for n in known
+    )
+    table = f"\\begin{{center}}\n\\begin{{tabular}}{{@{{}}ll@{{}}}}\n{body}\n\\end{{tabular}}\n"
+    wrong = r" The sign of the output is wrong with probability $\varepsilon$." * (
+        found.error_rate is not None
+    )
+    at = rf"At $\alpha = {figures(found.samples_per_dim)}$ and $\lambda = {figures(found.ridge)}$"
+    at += r", in the limit $\lambda \to 0$" * (found.ridge == 0)
+    text = fitted("\n".join([*parts, align(rest)]), width)
+    return f"{text}\n{at}:\n{table}\\end{{center}}{wrong}"
+
+
+def _labels(label: Label) -> tuple[str, str]:
+    """Labels of a teacher's output, and the laws of what they hold."""
+    noise = r" + \sqrt{\Delta}\, \zeta" if label.noise != 0 else ""
+    y = r"$y = \pm 1$ with mean $\sigma_*(h^*)$" if label.drawn else rf"$y = \sigma_*(h^*){noise}$"
+    laws = rf", $\zeta \sim \mathcal{{N}}(0, 1)$ and $\Delta = {float(label.noise):g}$"
+    flips = rf", times $-1$ with probability ${float(label.flip):g}$" if label.flip != 0 else ""
+    return rf"{y}{flips}, $\sigma_*(z) = {_at(label, label.expr)}$", laws if noise else ""

@@ -20,6 +20,9 @@ from dmft.record import Archived
 # Logarithms of kappa are sought within this.
 FARTHEST = 700.0
 ALPHA, RIDGE, FIRST, SECOND, V = sp.symbols("alpha lambda c_1 y_2 V", positive=True)
+LETTERS = {
+    name: sp.Symbol(y, real=True) for name, y in (("M", "M"), ("Q", "Q"), ("stability", "Lambda"))
+}
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,23 @@ def squared_loss() -> dict[str, sp.Expr]:
     Valid for   lambda > 0, a linear student, any label
     Source      theory/static_limits (15)
     """
-    b = RIDGE + ALPHA - 1
-    a = ALPHA * V**2 / (1 + V) ** 2
-    m = ALPHA * FIRST * V / (1 + V)
-    q = (m**2 + a * (SECOND - 2 * FIRST * m)) / (1 - a)
-    residual = SECOND - 2 * FIRST * m + q
+    found: dict[str, sp.Expr] = {}
+    for name, expr in squared_loss_in_overlaps().items():
+        found[name] = expr.xreplace({LETTERS[n]: e for n, e in found.items() if n in LETTERS})
+    return found
+
+
+def squared_loss_in_overlaps() -> dict[str, sp.Expr]:
+    """The same, each in those before it, as it is printed."""
+    b, (m, q, a) = RIDGE + ALPHA - 1, LETTERS.values()
     return {
-        "V": (sp.sqrt(b**2 + 4 * RIDGE) - b) / (2 * RIDGE), "M": m, "Q": q, "stability": a,
-        "test_loss": residual / 2, "train_loss": residual / (2 * (1 + V) ** 2),
-    }  # fmt: skip
+        "V": (sp.sqrt(b**2 + 4 * RIDGE) - b) / (2 * RIDGE),
+        "M": ALPHA * FIRST * V / (1 + V),
+        "stability": ALPHA * V**2 / (1 + V) ** 2,
+        "Q": (m**2 + a * (SECOND - 2 * FIRST * m)) / (1 - a),
+        "test_loss": (SECOND - 2 * FIRST * m + q) / 2,
+        "train_loss": (SECOND - 2 * FIRST * m + q) / (2 * (1 + V) ** 2),
+    }
 
 
 @dataclass(frozen=True, eq=False)
