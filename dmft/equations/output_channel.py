@@ -168,16 +168,24 @@ class OutputChannel(InLatex, Explained, Short):
         return y, omega, variance
 
     def latex(self, slope: bool = True) -> str:
-        """Return Z, g and the slope as lines of LaTeX.
+        r"""Return Z, g and the slope as lines of LaTeX.
 
         Parameters
         ----------
         slope : bool
-            False leaves out the slope.
+            Whether the derivative of g is included.
 
         Returns
         -------
         str
+
+        Examples
+        --------
+        >>> import sympy as sp, dmft
+        >>> line = dmft.Committee(sp.Symbol("z", real=True), 1)
+        >>> model = dmft.Model(line, line, label_noise=1)
+        >>> dmft.output_channel(model).latex(slope=False).splitlines()[1]
+        'g_{\\mathrm{out}}(y; \\omega, V) &= \\frac{y - \\omega}{1 + V} \\\\'
         """
         if self.closed and len(self.fields) == 1:
             return channel_latex(_single(self.declared, self.inner, self.pieces), slope)

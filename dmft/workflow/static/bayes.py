@@ -87,8 +87,9 @@ class BayesOptimal(Archived):
     branches : tuple of FixedPointBranch
         All fixed points, in order of their overlap.
     samples_per_dim, start, prior, label, message
-    model, law
-        Declared model and prior, from which the equations are printed; None in a loaded record.
+    model : Model or None
+    law : Prior or None
+        Model and prior, which `latex` prints; None for a record read from a file.
 
     Examples
     --------

@@ -69,6 +69,8 @@ class ERM(Archived):
     samples_per_dim, ridge : float
     moments : mapping of str to float
         For the squared loss and isotropic inputs, c_1 = |E[y h*]| and y_2 = E[y^2].
+    declared : (Model, sympy.Expr) or None
+        Model and loss, which `latex` prints; None for a record read from a file.
 
     Examples
     --------
