@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.boundaries.roots import bracketed_roots
+from dmft.analysis.roots import bracketed_roots
 from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance
 from dmft.record import Record

@@ -17,11 +17,11 @@ SCALED = ("sign-sgd", "adam", "rmsprop", "adagrad", "adagrad-norm")
 # Class of each `kind` of [algorithm], and the module of `dmft.model` that declares it.
 ALGORITHMS = {
     "sgd": ("SGD", "algorithm"),
-    "sign-sgd": ("SignSGD", "optimisers/adaptive"),
-    "adam": ("Adam", "optimisers/adaptive"),
-    "rmsprop": ("RMSProp", "optimisers/adaptive"),
-    "adagrad": ("AdaGrad", "optimisers/adaptive"),
-    "adagrad-norm": ("AdaGradNorm", "optimisers/adaptive"),
+    "sign-sgd": ("SignSGD", "adaptive"),
+    "adam": ("Adam", "adaptive"),
+    "rmsprop": ("RMSProp", "adaptive"),
+    "adagrad": ("AdaGrad", "adaptive"),
+    "adagrad-norm": ("AdaGradNorm", "adaptive"),
     "gradient-flow": ("GradientFlow", "algorithm"),
     "gradient-descent": ("GradientDescent", "algorithm"),
 }

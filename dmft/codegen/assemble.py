@@ -64,7 +64,7 @@ import math
 import numpy as np
 
 from dmft.compiled import njit
-from dmft.special.arcsine import asin
+from dmft.special.elementary import asin
 from dmft.compiled.vectors import (
     below, block_size, by_lane, diagonal, give_back, padded, part, put, select, take, work_area,
 )  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dmft.equations.rules.space import RuleSpace
     from dmft.equations.two_time.descent import DescentEquations
     from dmft.equations.two_time.problem import TwoTime
-    from dmft.solvers.descent.process import DescentProblem
+    from dmft.solvers.two_time.descent_process import DescentProblem
     from dmft.solvers.two_time.thinned import VolterraProblem
 
 # How a function that takes several states side by side begins, and its types for one and several.

@@ -77,8 +77,7 @@ SPECIAL = {
     name: file
     for file, names in (
         ("matrices", "mean_slopes field_root packed_covariance"),
-        ("arcsine", "erf_mixture_square"),
-        ("elementary", "fast_erf fast_exp fast_tanh inverse_erf"),
+        ("elementary", "fast_erf fast_exp fast_tanh inverse_erf erf_mixture_square"),
         ("branches", "branch_field branch_given branch_pair branch_slope branch_slopes"),
         ("branches", "covariance_given"),
         ("averages", "field_average pair_average kinked_pair_average"),

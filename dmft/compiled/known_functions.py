@@ -340,8 +340,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 INLINED = {
     name: f"special/{file}.py"
     for file, names in {
-        "arcsine": "asin",
-        "elementary": "fast_exp fast_tanh fast_erf inverse_erf",
+        "elementary": "asin fast_exp fast_tanh fast_erf inverse_erf",
         "orthant": "_angle correlation_angle correlation_root half_tangent"
         " inverse_correlation_root correlation root_ratio",
         "matrices": "field_root mean_slopes",

@@ -294,7 +294,7 @@ class MeanSlope(Whole):
 class ErfSquare(Whole):
     """E[s(h_j) s(h_l) (sum_m c_m sigma_m)^2] of committees of erf mixtures, in closed form.
 
-    Compiled by `dmft.special.arcsine`; `matrix` is the NumPy reference.
+    Compiled by `dmft.special.elementary`; `matrix` is the NumPy reference.
     """
 
     def __new__(cls, *args: sp.Basic) -> ErfSquare:
@@ -305,7 +305,7 @@ class ErfSquare(Whole):
         return "quadratic term of error functions near the activations, in closed form"
 
     def call(self, name: str) -> str:
-        """Call of `dmft.special.arcsine.erf_mixture_square`."""
+        """Call of `dmft.special.elementary.erf_mixture_square`."""
         mixture = "par[mixture_at : mixture_at + terms]"
         return f"erf_mixture_square(Omega, c, {mixture}, p, {name})"
 

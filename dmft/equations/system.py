@@ -84,7 +84,7 @@ class System(Changeable):
 
             return RuleSpace(self.model, self.algorithm)
         if self.scaling in ("mean-field", "wide-high-dimensional"):
-            from dmft.equations.restrict.closures import InfiniteWidth, MeanField
+            from dmft.equations.restrict.wide import InfiniteWidth, MeanField
 
             if self.scaling == "mean-field":
                 return MeanField(self.model, self.algorithm, self.dim is not None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import sympy as sp
 
 # A recorder of the steps that the rules of the calculus announce in this context (`dmft.explain`,
-# `dmft.gaussian.explained.recorder.Recorder`); nobody listens by default.
+# `dmft.gaussian.recorder.Recorder`); nobody listens by default.
 LISTENER: ContextVar[Any] = ContextVar("listener", default=None)
 
 FAMILIES = (

@@ -28,7 +28,7 @@ def in_pieces(expr: sp.Expr) -> sp.Expr:
     poles = has_poles(expr)
     if not (poles or expr.has(sp.exp)) or not expr.has(*SWITCHES):
         return expr
-    from dmft.gaussian.branches.factors import canonical, has_branches
+    from dmft.gaussian.branch_factors import canonical, has_branches
 
     spikes = [t for t in sp.Add.make_args(expr) if t.has(sp.DiracDelta)]
     regular = expr - sp.Add(*spikes)

@@ -175,7 +175,7 @@ class Gaussian(ClosedLaw):
         1 Dirac factor: condition the law
         1 The integral
         """
-        from dmft.gaussian.explained.expectation import explain_expectation
+        from dmft.gaussian.explanations import explain_expectation
 
         found = explain_expectation(self, self._integrand(expr), self.series, self.quad)
         return found.to_depth(depth)

@@ -17,8 +17,8 @@ import numpy as np
 import sympy as sp
 from numpy.typing import ArrayLike, NDArray
 
-from dmft.analysis.boundaries.roots import bracketed_roots
 from dmft.analysis.diagram import RegionDiagram, read_axis
+from dmft.analysis.roots import bracketed_roots
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.literature.two_token_curves import MIDDLE, Boundaries, curves, squared_boundaries

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.boundaries.roots import bracketed_roots
+from dmft.analysis.roots import bracketed_roots
 from dmft.arrays import Array
 from dmft.literature.two_token_tables import a_of, alpha_of, circle, tables
 

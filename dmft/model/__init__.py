@@ -15,16 +15,15 @@ from dmft.model.model import (
     check_readout,
     check_unflipped,
 )
-from dmft.model.multi_index import MultiIndex, teacher_field
-from dmft.model.network import FIELD, Committee
+from dmft.model.network import FIELD, Committee, MultiIndex, teacher_field
 from dmft.model.rule import UpdateRule
 from dmft.validation import as_count, check_covariance, check_shape
 
 if TYPE_CHECKING:
+    from dmft.model.adaptive import AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
     from dmft.model.inputs.encoding import Encoding, as_encoding
     from dmft.model.inputs.mixture import GaussianMixture
     from dmft.model.inputs.spectrum import Spectrum
-    from dmft.model.optimisers.adaptive import AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
     from dmft.model.overlaps import random_overlaps
     from dmft.model.repetition import Lookahead, Repeat, SharpnessAware
     from dmft.model.scaling import Scaling
@@ -39,9 +38,7 @@ if TYPE_CHECKING:
 
 # What committees in one pass do without is loaded when first used.
 LATER = {
-    **dict.fromkeys(
-        ("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "optimisers.adaptive"
-    ),
+    **dict.fromkeys(("AdaGrad", "AdaGradNorm", "Adam", "RMSProp", "SignSGD"), "adaptive"),
     **dict.fromkeys(("Lookahead", "Repeat", "SharpnessAware"), "repetition"),
     "Encoding": "inputs.encoding",
     "GaussianMixture": "inputs.mixture",

@@ -1,7 +1,7 @@
 """The numbers of one-pass algorithms, each declared once: words, LaTeX, bounds, conflicts, torch.
 
 Everyone else reads this table: checks of values, files and their help, symbols, refusals, the
-dictionary to torch.optim (`dmft.model.optimisers.torch`) and the table of docs/optimisers.md. What
+dictionary to torch.optim (`dmft.model.torch`) and the table of docs/optimisers.md. What
 a number makes of the equations stands in `dmft.equations.update.optimiser`, its step in
 `dmft.simulation.steps.optimiser`, both under the name that it has here.
 """

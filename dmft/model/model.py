@@ -10,8 +10,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
-from dmft.model.multi_index import MultiIndex
-from dmft.model.network import Committee
+from dmft.model.network import Committee, MultiIndex
 from dmft.record import Shown
 from dmft.validation import checked, is_number, refuse_unknown
 
@@ -165,7 +164,7 @@ class Model(Shown):
 
     def _draw_labels(self) -> None:
         """Keep the mean label as the teacher, and the channel that draws labels about it."""
-        from dmft.model.labels import OF_MEAN, as_channel, with_mean_labels
+        from dmft.model.loss import OF_MEAN, as_channel, with_mean_labels
 
         for name in ("label_noise", "label_flip"):
             if not getattr(self, name).is_zero:

@@ -18,11 +18,11 @@ PLAIN = "dmft.equations.update.program:plain"
 
 
 def _dictionary(name: str) -> Callable[..., Any]:
-    return at_use(f"dmft.model.optimisers.torch:{name}", "the dictionary to torch.optim")
+    return at_use(f"dmft.model.torch:{name}", "the dictionary to torch.optim")
 
 
 class InTorch:
-    """What algorithms are in torch.optim (`dmft.model.optimisers.torch` has the dictionary)."""
+    """What algorithms are in torch.optim (`dmft.model.torch` has the dictionary)."""
 
     def as_torch(self, dim: int, width: int = 1, *, scaled_inputs: bool = False) -> dict[str, Any]:
         r"""Return the arguments of the optimiser of torch.optim that takes the same steps.

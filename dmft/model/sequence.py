@@ -20,8 +20,7 @@ from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.algorithm import as_parameter
 from dmft.model.inputs.encoding import Encoding, as_encoding
 from dmft.model.model import Model
-from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
-from dmft.model.network import FIELD, Committee
+from dmft.model.network import FIELD, Committee, canonical_target, distinct_fields, teacher_fields
 from dmft.record import Brief
 from dmft.validation import as_count, checked, checked_or
 

@@ -25,7 +25,7 @@ from dmft.simulation.steps import common
 from dmft.simulation.steps.optimiser import COLUMNS, GAIN, columns
 from dmft.simulation.steps.sample import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.request import save_times
+from dmft.solvers.run import save_times
 from dmft.validation import as_positive
 
 STATUS = {

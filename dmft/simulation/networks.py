@@ -29,7 +29,7 @@ from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import AXES, NetworkEnsemble, averaged
 from dmft.solvers.jobs import Job, run_tasks, thread_count
-from dmft.solvers.request import saved_steps
+from dmft.solvers.run import saved_steps
 from dmft.special.streams import as_seeds
 from dmft.validation import checked, shown
 

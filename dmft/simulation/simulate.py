@@ -51,7 +51,7 @@ from dmft.simulation.steps.optimiser import kept_rows, pace
 from dmft.simulation.steps.rule_runs import simulate_rule
 from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event
-from dmft.solvers.request import check_events
+from dmft.solvers.run import check_events
 from dmft.solvers.solution import ABOVE, COUNTED
 from dmft.special.streams import as_seeds
 from dmft.validation import checked_or

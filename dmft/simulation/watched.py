@@ -21,7 +21,7 @@ from dmft.simulation.ensemble import WATCH_RISK, FirstPassage
 from dmft.simulation.jobs import March
 from dmft.simulation.risks.risk import RISK_SIGNATURE
 from dmft.solvers.events import TIME, Event, LargestCosine, number_of
-from dmft.solvers.request import check_events
+from dmft.solvers.run import check_events
 
 ARRAYS = ("Q", "M", "P", "readout")
 # Names of the arrays' entries in `Equations.explicit`.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model import SGD, Overlaps
-from dmft.model.optimisers.adaptive import LONG
+from dmft.model.adaptive import LONG
 from dmft.names import BLOCK, KEPT
 from dmft.simulation.declaration import Experiment, Filler, Scale
 from dmft.simulation.jobs import Constants, Observe, Runner

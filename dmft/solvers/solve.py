@@ -18,8 +18,16 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.pointers import called, entry
 from dmft.solvers.problem import Problem, covariance_at, describe_problem, observed_at, sizes_of
-from dmft.solvers.request import check_blocks, check_events, check_span, filled, save_times
-from dmft.solvers.run import Raw, Setup, event_gaps
+from dmft.solvers.run import (
+    Raw,
+    Setup,
+    check_blocks,
+    check_events,
+    check_span,
+    event_gaps,
+    filled,
+    save_times,
+)
 from dmft.solvers.runge_kutta.ending import band, describe, lowest_eigenvalue
 from dmft.solvers.runge_kutta.group import march
 from dmft.solvers.runge_kutta.layout import COSINE

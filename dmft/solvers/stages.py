@@ -15,7 +15,7 @@ from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem, observed_at, sizes_of
-from dmft.solvers.request import check_events, save_times
+from dmft.solvers.run import check_events, save_times
 from dmft.solvers.solve import check_request, solve_request
 from dmft.solvers.trajectory import Trajectory
 

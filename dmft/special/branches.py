@@ -7,7 +7,7 @@ of two fields is one integral over the first of F times the average of G given t
 panels that are graded towards all kinks from the finest scale on: a sum of terms of the size of
 F G itself, so that its rounding is that of sqrt(E F^2 E G^2).
 
-A factor is a vector that `dmft.gaussian.branches.factors` makes (`branch_vector`).
+A factor is a vector that `dmft.gaussian.branch_factors` makes (`branch_vector`).
 """
 
 from __future__ import annotations

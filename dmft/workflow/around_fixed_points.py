@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.roots import follow
+from dmft.analysis.roots import follow
 from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter

@@ -15,7 +15,7 @@ from dmft.equations.two_time.network import NetworkEquations
 from dmft.equations.two_time.short_times import short_times
 from dmft.errors import BadParameter
 from dmft.explanation.steps import Explanation
-from dmft.gaussian.explained.expectation import explain_exponent
+from dmft.gaussian.explanations import explain_exponent
 from dmft.gaussian.exponents.record import Exponent
 from dmft.validation import checked, shown
 

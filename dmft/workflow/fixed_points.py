@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.roots import Root
+from dmft.analysis.roots import Root
 from dmft.arrays import Array
 from dmft.equations.equations import Equations
 from dmft.errors import BadParameter, DmftError, InvalidCovariance

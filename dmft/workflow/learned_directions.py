@@ -27,7 +27,7 @@ from dmft.model import (
     check_identity,
     check_unflipped,
 )
-from dmft.model.multi_index import teacher_fields
+from dmft.model.network import teacher_fields
 from dmft.record import InLatex, Record
 from dmft.summary import Summary, figures
 from dmft.typeset.fragment import align

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dmft import netcdf
-from dmft.analysis.boundaries.boundary import Boundary
+from dmft.analysis.boundary import Boundary
 from dmft.analysis.diagram import RegionDiagram
 from dmft.analysis.phase_diagram import PhaseDiagram
 from dmft.analysis.sweeps.sweep import Sweep

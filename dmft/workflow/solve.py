@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from dmft.equations.two_time.network import NetworkEquations
     from dmft.equations.two_time.problem import TwoTime
     from dmft.laws import Law
-    from dmft.solvers.descent.process import DescentProblem
     from dmft.solvers.problem import Problem
     from dmft.solvers.stochastic.ensemble import PathEnsemble
     from dmft.solvers.trajectory import Trajectory
+    from dmft.solvers.two_time.descent_process import DescentProblem
     from dmft.solvers.two_time.run import DescentRun, NetworkRun, TwoTimeRun
     from dmft.solvers.two_time.thinned import VolterraProblem
 

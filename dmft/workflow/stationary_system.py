@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.roots import FLAT, STEP, Root, differences, newton
+from dmft.analysis.roots import FLAT, STEP, Root, differences, newton
 from dmft.arrays import Array
 from dmft.codegen.linearised import compiled_tangent
 from dmft.equations.equations import Equations

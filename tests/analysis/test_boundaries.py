@@ -13,7 +13,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.boundaries.trace import trace_boundary
+from dmft.analysis.boundary_trace import trace_boundary
 from dmft.errors import BadParameter
 
 BOX = (("u", -2.0, 2.0), ("v", -2.0, 2.0))

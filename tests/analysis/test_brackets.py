@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmft.analysis.boundaries.roots import bracketed_roots, newton
+from dmft.analysis.roots import bracketed_roots, newton
 from dmft.errors import BadParameter
 
 

@@ -13,7 +13,7 @@ import pytest
 import sympy as sp
 
 import dmft
-from dmft.analysis.boundaries.trace import trace_boundary
+from dmft.analysis.boundary_trace import trace_boundary
 from dmft.workflow.diagrams.end_states import followed_point
 
 UNIT = (("u", 0.0, 1.0), ("v", 0.0, 1.0))

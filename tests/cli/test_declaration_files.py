@@ -18,8 +18,8 @@ from dmft.cli.schema import EXAMPLE, SCHEMA, describe, fields_of
 from dmft.cli.toml import Axis, read_declaration
 from dmft.errors import DmftError, ExpressionRefused, InvalidCovariance, ShapeMismatch
 from dmft.model import SGD, GradientFlow
+from dmft.model.adaptive import OTHERS, Adaptive
 from dmft.model.algorithm import OPTIMISER
-from dmft.model.optimisers.adaptive import OTHERS, Adaptive
 
 MINIMAL = """
 [student]

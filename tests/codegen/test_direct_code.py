@@ -28,10 +28,10 @@ from dmft.emit import load_module
 from dmft.emit.cache import load_array
 from dmft.gaussian.tables.factor_table import factor_table
 from dmft.solvers import signatures
-from dmft.solvers.descent import sampled
-from dmft.solvers.descent.process import Step
 from dmft.solvers.problem import covariance_at
+from dmft.solvers.two_time import descent_sampled as sampled
 from dmft.solvers.two_time import step
+from dmft.solvers.two_time.descent_process import Step
 from dmft.special import elementary
 from dmft.special.averages import field_average
 from dmft.workflow.solving.inputs import run_inputs
@@ -145,7 +145,7 @@ NUMBERS = """
 import math
 import numpy as np
 from dmft.compiled import njit
-from dmft.special.arcsine import asin
+from dmft.special.elementary import asin
 from dmft.special.matrices import field_root, mean_slopes
 from dmft.special.elementary import fast_erf, fast_exp, fast_tanh
 from dmft.special.orthant import (
@@ -303,7 +303,7 @@ def test_addresses_are_called_with_what_the_text_takes(text, name, wanted):
 
 
 CALLS = """
-from dmft.special.arcsine import erf_mixture_square
+from dmft.special.elementary import erf_mixture_square
 from dmft.special.averages import field_average
 from dmft.special.orthant import four_signs
 from dmft.emit.cache import load_array

@@ -18,7 +18,7 @@ import dmft
 
 # Records that verbs, methods and attributes of public classes return, by their modules.
 RETURNED = {
-    "dmft.analysis.boundaries.boundary": ["BoundaryCurve", "Jump"],
+    "dmft.analysis.boundary": ["BoundaryCurve", "Jump"],
     "dmft.analysis.diagram": ["RegionDiagram"],
     "dmft.analysis.landscape": ["Landscape", "Minimum"],
     "dmft.analysis.sweeps.points": ["Points"],

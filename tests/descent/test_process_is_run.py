@@ -17,9 +17,9 @@ from dmft.emit import load_module
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.two_time import descent_process as eq
 from dmft.errors import BadParameter
-from dmft.solvers.descent.process import Nodes
-from dmft.solvers.descent.response import measured
-from dmft.solvers.descent.sweep import begin, march_on, result_of
+from dmft.solvers.two_time.descent_process import Nodes
+from dmft.solvers.two_time.descent_response import measured
+from dmft.solvers.two_time.descent_sweep import begin, march_on, result_of
 from dmft.workflow.solving.descent_nodes import DescentOptions, Layout
 from dmft.workflow.solving.descent_runs import descent_task
 

@@ -18,8 +18,8 @@ from scipy.stats import norm
 import dmft
 from dmft.arrays import half_width
 from dmft.names import Status
-from dmft.solvers.descent import response
 from dmft.solvers.solution import Values
+from dmft.solvers.two_time import descent_response as response
 from dmft.solvers.two_time.run import DescentRun, judged, unknown
 from dmft.workflow.solving.descent_runs import TWO_ERRORS
 

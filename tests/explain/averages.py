@@ -5,7 +5,7 @@ import sympy as sp
 import dmft
 from dmft.errors import UnprovenStep
 from dmft.explanation.steps import Ledger, random_cases
-from dmft.gaussian.explained.expectation import note_expectation
+from dmft.gaussian.explanations import note_expectation
 
 x, y, m = sp.symbols("x y m", real=True)
 q, rho = sp.symbols("q rho", positive=True)

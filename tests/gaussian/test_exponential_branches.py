@@ -16,9 +16,9 @@ from scipy.special import erfcx as scipy_erfcx
 from scipy.stats import norm
 
 import dmft
-from dmft.gaussian.branches.branch_averages import branch_on_arrays, field_formula
-from dmft.gaussian.branches.factors import branch_vector, branches
-from dmft.gaussian.branches.family import BranchField, BranchGiven
+from dmft.gaussian.branch_averages import branch_on_arrays, field_formula
+from dmft.gaussian.branch_factors import branch_vector, branches
+from dmft.gaussian.branch_family import BranchField, BranchGiven
 from dmft.gaussian.closed.bivariate import erfcx
 from dmft.model import FIELD
 from dmft.special.branches import erfcx as compiled_erfcx

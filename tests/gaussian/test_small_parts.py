@@ -8,8 +8,8 @@ import sympy as sp
 
 import dmft
 from dmft.equations.averages.neighbour import erf_mixtures, of_neighbour
-from dmft.gaussian.branches.factors import branches, canonical, decays, has_branches, primitive
-from dmft.gaussian.branches.family import (
+from dmft.gaussian.branch_factors import branches, canonical, decays, has_branches, primitive
+from dmft.gaussian.branch_family import (
     BranchField,
     BranchGiven,
     BranchPair,

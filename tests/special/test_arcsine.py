@@ -8,7 +8,7 @@ import scipy.integrate
 from scipy.special import erf
 
 from dmft.compiled import njit
-from dmft.special.arcsine import asin, square_of_erfs
+from dmft.special.elementary import asin, square_of_erfs
 
 
 @njit

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.export.library import Library
-from dmft.codegen.export.program import Program
-from dmft.codegen.export.syntax import INDENT, Printer
+from dmft.codegen.export.program import INDENT, Printer, Program
 from dmft.errors import NotClosed
 
 MATH = {

@@ -8,8 +8,7 @@ import numpy as np
 
 from dmft.codegen.export import c
 from dmft.codegen.export.library import PLAIN, library, special, unknown
-from dmft.codegen.export.program import Program
-from dmft.codegen.export.syntax import INDENT
+from dmft.codegen.export.program import INDENT, Program
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 from dmft.codegen.packing import MOVED
 from dmft.equations.noise.derivatives import tangent

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.export.library import AVERAGES, HOMES, Library, library, special, unknown
-from dmft.codegen.export.program import Program
+from dmft.codegen.export.program import INDENT, Printer, Program
 from dmft.codegen.export.python import READOUTS
-from dmft.codegen.export.syntax import INDENT, Printer
 from dmft.codegen.export.system import TOLERANCE, System, header
 from dmft.errors import NotClosed
 

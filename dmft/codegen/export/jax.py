@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from dmft.codegen.export import python
 from dmft.codegen.export.library import PLAIN, Library, library, special, unknown
-from dmft.codegen.export.program import Program
+from dmft.codegen.export.program import INDENT, Program
 from dmft.codegen.export.python import literal
-from dmft.codegen.export.syntax import INDENT
 from dmft.codegen.export.system import System, header
 from dmft.errors import NotClosed
 

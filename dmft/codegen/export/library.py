@@ -33,7 +33,7 @@ OTHERS = (
 )  # fmt: skip
 # Files of the functions that are exported.
 HOMES = {name: f"dmft.special.{SPECIAL[name]}" for name in (*OTHERS, *ANGLES, *AVERAGES)}
-HOMES["asin"] = "dmft.special.arcsine"
+HOMES["asin"] = "dmft.special.elementary"
 # Those that take numbers and return one, and whose loops depend on none of them.
 PLAIN = tuple(name for name in HOMES if name not in (*AVERAGES, "four_signs", "four_signs_moment"))
 # Modules whose names the functions use as they are.

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from dmft.codegen.export.library import ANGLES, HOMES, Library, library, special, unknown
-from dmft.codegen.export.program import Program
-from dmft.codegen.export.syntax import INDENT
+from dmft.codegen.export.program import INDENT, Program
 from dmft.codegen.export.system import TOLERANCE, Block, System, header
 
 IMPORTS = '''

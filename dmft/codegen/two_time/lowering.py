@@ -33,7 +33,7 @@ from dmft.equations.two_time.descent_process import (
 )
 from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import TableAverage
-from dmft.solvers.descent.process import Arrays
+from dmft.solvers.two_time.descent_process import Arrays
 
 TIMES = (t, s, u)
 ONE_TIME = frozenset({"M_at", "readout_at", "g_star", "mean_pull", "Q_free"})

@@ -3,7 +3,7 @@
 Definitions in two times are lowered as others are (`dmft.codegen.lower`), with loops over times
 beside those over neurons; their bounds are those of the sums in the symbols. The field of a sample
 is linear in what drives it: of that definition the coefficients are compiled, and one loop for all
-models (`dmft.solvers.descent.sampled`) applies them to the samples.
+models (`dmft.solvers.two_time.descent_sampled`) applies them to the samples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dmft.equations.two_time.descent_process import (
 )
 from dmft.errors import BadParameter
 from dmft.names import VERSION
-from dmft.solvers.descent.process import AXES, Arrays, DescentProblem, Process, Step
+from dmft.solvers.two_time.descent_process import AXES, Arrays, DescentProblem, Process, Step
 
 # What each step fills, and in which arrays the field of a sample has its coefficients.
 STEPS: dict[str, tuple[str, ...]] = {
@@ -83,7 +83,7 @@ def {name}(t, par, {arrays}):
 
 
 def _steps(equations: DescentEquations) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Text and arrays of the function of each step of `dmft.solvers.descent.process.Process`.
+    """Text and arrays of the function of each step of `descent_process.Process`.
 
     It depends on the process alone, so that models share it.
     """

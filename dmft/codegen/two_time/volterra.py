@@ -106,7 +106,9 @@ def volterra_source(problem: TwoTime, form: NormalForm) -> str:
     names = ", ".join(str(f) for f in form.pairs)
     bodies += LOCAL_TEXT.format(names=names, body=writer.body(local, writer.local(), [ROW]))
     code = writer.averages() + "\n".join(writer.lowering.functions.blocks) + bodies
-    special = ("from dmft.special.arcsine import asin\n" if "asin(" in code else "") + imports(code)
+    special = ("from dmft.special.elementary import asin\n" if "asin(" in code else "") + imports(
+        code
+    )
     return text + special + code
 
 

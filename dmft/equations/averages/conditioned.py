@@ -93,7 +93,7 @@ def _one(factor: sp.Expr, field: sp.Indexed) -> sp.Expr | None:
     """E[factor(h_j) | h*]; None for factors that need a table and hold the means of a cluster."""
     mean, variance = x.mean_at[field.indices[0], x.node], x.spread[field.indices[0]]
     if may_hold_branches(factor):
-        from dmft.gaussian.branches.average import branch_field_expectation
+        from dmft.gaussian.branch_expectation import branch_field_expectation
 
         whole = branch_field_expectation(factor, mean, variance)
         if whole is not None:

@@ -80,7 +80,7 @@ class Lowered:
 def closed_form(q: Expectation, cov: Covariance) -> sp.Expr:
     """Closed form in functions that code has, finite where fields coincide."""
     if may_hold_branches(sp.Tuple(*q.factors)):
-        from dmft.gaussian.branches.average import branch_expectation
+        from dmft.gaussian.branch_expectation import branch_expectation
 
         branched = branch_expectation(q.factors, q.fields, cov)
         if branched is not None:

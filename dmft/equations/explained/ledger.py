@@ -38,7 +38,7 @@ from dmft.explanation.paragraphs import TOLERANCE, Judged
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation
-from dmft.gaussian.explained.recorder import Recorder, constant_out, listening
+from dmft.gaussian.recorder import Recorder, constant_out, listening
 from dmft.gaussian.tables.tabled import TableAverage
 from dmft.model import FIELD, Model
 

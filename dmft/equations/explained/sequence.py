@@ -18,7 +18,7 @@ from dmft.explanation.both_sides import number as checked_number
 from dmft.explanation.paragraphs import TOLERANCE, Judged, Meaning
 from dmft.explanation.steps import Explanation, Ledger, explanation
 from dmft.gaussian.closed.law import ClosedLaw
-from dmft.gaussian.explained.expectation import note_expectation
+from dmft.gaussian.explanations import note_expectation
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import SequenceModel, token_fields
 from dmft.typeset.fragment import align

@@ -58,7 +58,7 @@ from dmft.equations.update.program import error_is_linear, is_noisy
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.pair import CorrelationAngle, CorrelationRoot
 from dmft.model import FIELD, SGD, GradientFlow, Model, Spectrum
-from dmft.model.optimisers.adaptive import LONG
+from dmft.model.adaptive import LONG
 
 # Below, l(t) = 1 - t + 9/2 t^2 ...: factors of the product from there on are one integral.
 SMALL = 1e-6

@@ -213,7 +213,7 @@ def _decays(factor: sp.Expr) -> bool:
     """Whether a function with exponential branches vanishes at both infinities."""
     if not may_hold_branches(factor):
         return False
-    from dmft.gaussian.branches.factors import decays
+    from dmft.gaussian.branch_factors import decays
 
     return decays(factor)
 

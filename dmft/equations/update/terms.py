@@ -22,7 +22,7 @@ from dmft.errors import NotClosed
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
 from dmft.gaussian.closed.wick import power_in_hermite
 from dmft.model import FIELD
-from dmft.model.multi_index import teacher_field
+from dmft.model.network import teacher_field
 
 Factors = tuple[tuple[sp.Expr, sp.Expr], ...]
 # Symbols that sums over neurons run over, in the order in which products take them.

@@ -22,8 +22,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.model.inputs.spectrum import Spectrum
 from dmft.model.model import Model
-from dmft.model.multi_index import MultiIndex, teacher_fields
-from dmft.model.network import Committee
+from dmft.model.network import Committee, MultiIndex, teacher_fields
 
 # E|z| of a normal variable.
 SIZE = float(np.sqrt(2 / np.pi))

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from dmft.errors import BadParameter, InvalidCovariance, NotClosed, ShapeMismatch
 from dmft.gaussian import LISTENER, refuse
-from dmft.gaussian.branches.average import branch_sums
+from dmft.gaussian.branch_expectation import branch_sums
 from dmft.gaussian.closed.factor import Label, split_product, sum_of_products
 from dmft.gaussian.closed.guard_digits import collapsed, guarded, unguarded
 from dmft.gaussian.closed.pair import elementary

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmft.errors import BadParameter, ShapeMismatch
 from dmft.model.inputs.spectrum import Spectrum
-from dmft.model.multi_index import canonical_target, distinct_fields, teacher_fields
+from dmft.model.network import canonical_target, distinct_fields, teacher_fields
 from dmft.record import Shown
 from dmft.validation import checked_or
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dmft.errors import BadParameter
 from dmft.model import SGD, Committee, GaussianMixture, Model, MultiIndex
 from dmft.model.loss import NAMED, check_one_output, loss_of_outputs
-from dmft.model.multi_index import teacher_fields
+from dmft.model.network import teacher_fields
 from dmft.simulation.declaration import Experiment, Filler
 
 

@@ -16,7 +16,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.events import Event, encode_events
 from dmft.solvers.jobs import Job, thread_count
 from dmft.solvers.problem import Problem, describe_problem, sizes_of
-from dmft.solvers.request import check_events, filled
+from dmft.solvers.run import check_events, filled
 from dmft.solvers.solution import Values, ending
 from dmft.solvers.solve import LARGEST_NORM
 from dmft.solvers.stochastic import layout as codes

@@ -13,7 +13,7 @@ from dmft.arrays import Array
 from dmft.errors import BadParameter, InvalidCovariance, ShapeMismatch
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Problem, covariance_at
-from dmft.solvers.request import check_blocks, check_span, read_save_at, save_times
+from dmft.solvers.run import check_blocks, check_span, read_save_at, save_times
 from dmft.solvers.stochastic.layout import COVARIANCE_BAND, DOMAIN_ROUNDING
 from dmft.solvers.stochastic.march import PathSetup
 from dmft.validation import as_count, as_positive

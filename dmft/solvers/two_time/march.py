@@ -1,7 +1,7 @@
 """The march of equations in two times: steps, interruption, checkpoints.
 
 A stepper says what a step is and what is kept of the past: unit steps over sampled paths
-(`dmft.solvers.descent.sweep`), or steps of fourth order on a thinned grid
+(`dmft.solvers.two_time.descent_sweep`), or steps of fourth order on a thinned grid
 (`dmft.solvers.two_time.thinned`).
 """
 

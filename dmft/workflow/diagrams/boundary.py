@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dmft.analysis.boundaries.boundary import Boundary
-from dmft.analysis.boundaries.plane import FAILED, Seen
-from dmft.analysis.boundaries.trace import check_options, trace_boundary
+from dmft.analysis.boundary import Boundary
+from dmft.analysis.boundary_trace import check_options, trace_boundary
 from dmft.analysis.diagram import read_axis
 from dmft.analysis.phase_diagram import read_result
+from dmft.analysis.plane import FAILED, Seen
 from dmft.analysis.sweeps.points import Axes, Range, two_axes
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dmft.analysis.boundaries.roots import FLAT, newton
+from dmft.analysis.roots import FLAT, newton
 from dmft.arrays import Array, cosines
 from dmft.equations.equations import Equations
 from dmft.equations.parameter_values import seen_by

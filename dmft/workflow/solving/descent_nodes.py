@@ -16,9 +16,9 @@ from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import sobol_words
 from dmft.model import as_count
 from dmft.progress import ProgressOption
-from dmft.solvers.descent.process import DescentTask, Nodes
-from dmft.solvers.descent.response import pieces, sample_count
-from dmft.solvers.descent.sampled import BLOCK, PARTNERS
+from dmft.solvers.two_time.descent_process import DescentTask, Nodes
+from dmft.solvers.two_time.descent_response import pieces, sample_count
+from dmft.solvers.two_time.descent_sampled import BLOCK, PARTNERS
 from dmft.special.quantile import sobol_rows
 from dmft.validation import checked
 

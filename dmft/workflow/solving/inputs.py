@@ -25,7 +25,7 @@ from dmft.errors import BadParameter
 from dmft.model import DIM_NAME
 from dmft.solvers.events import Event, is_plain
 from dmft.solvers.problem import Problem
-from dmft.solvers.request import check_events
+from dmft.solvers.run import check_events
 from dmft.solvers.solution import ABOVE
 from dmft.symbolic_lock import once
 

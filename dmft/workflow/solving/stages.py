@@ -23,7 +23,7 @@ from dmft.solvers import stages as of_problems
 from dmft.solvers.events import Event
 from dmft.solvers.pointers import entry, keeping
 from dmft.solvers.problem import Block, Problem
-from dmft.solvers.request import check_events
+from dmft.solvers.run import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solution import ABOVE
 from dmft.solvers.trajectory import Trajectory, with_readout

@@ -21,7 +21,7 @@ from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
 from dmft.solvers.checkpoint import Digest, claim
 from dmft.solvers.jobs import Job
-from dmft.solvers.request import save_times
+from dmft.solvers.run import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
 from dmft.solvers.two_time.march import StepFile, asked, march

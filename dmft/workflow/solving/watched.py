@@ -21,7 +21,7 @@ from dmft.emit.quantities import entry_name, quantity_expression
 from dmft.equations import symbols as x
 from dmft.solvers.events import TIME, Event, is_plain, number_of
 from dmft.solvers.problem import Problem
-from dmft.solvers.request import check_events
+from dmft.solvers.run import check_events
 from dmft.solvers.signatures import RHS_SIGNATURE
 from dmft.solvers.solution import Values
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dmft.analysis.boundaries.boundary import Boundary, BoundaryCurve, describe_jumps, jump_of
-from dmft.analysis.boundaries.curve import INTERRUPTED, Trace, trace_curve
-from dmft.analysis.boundaries.plane import JUMP, POLE, Change, Label, Plane, PlaneStore, find_change
+from dmft.analysis.boundary import Boundary, BoundaryCurve, describe_jumps, jump_of
+from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
+from dmft.analysis.plane import JUMP, POLE, Change, Label, Plane, PlaneStore, find_change
 from dmft.analysis.sweeps.points import Range, as_axes
 from dmft.analysis.sweeps.store import Store
 from dmft.arrays import Array

@@ -14,8 +14,8 @@ from dmft.explanation.paragraphs import Meaning
 from dmft.explanation.steps import CASES, Explanation, Ledger, explanation
 from dmft.gaussian.closed.law import ClosedLaw
 from dmft.gaussian.closed.wick import hermite
-from dmft.gaussian.explained.recorder import Recorder, listening
 from dmft.gaussian.exponents.coefficients import Index, indices
+from dmft.gaussian.recorder import Recorder, listening
 
 if TYPE_CHECKING:
     from dmft.gaussian.exponents.record import Exponent

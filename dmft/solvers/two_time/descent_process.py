@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.compiled.machine_code import native_of
 from dmft.record import Short
-from dmft.solvers.descent.sampled import PARTNERS, mean_losses
+from dmft.solvers.two_time.descent_sampled import PARTNERS, mean_losses
 
 
 class Arrays(NamedTuple):
@@ -133,7 +133,7 @@ class Process:
 class DescentProblem(Short):
     """A descent without symbols: what `dmft.build` makes of its equations, its `origin`.
 
-    `labels` and `sample` have the signatures in `dmft.solvers.descent.sampled`; `scalars` are those
+    `labels` and `sample` have the signatures in `descent_sampled`; `scalars` are those
     of the `parameters` that a sample takes, in their order.
     """
 
@@ -155,7 +155,7 @@ class DescentProblem(Short):
 class DescentTask:
     """Numbers of one descent.
 
-    `labels` and `sample` have the signatures of `dmft.solvers.descent.sampled`. Fields are at times
+    `labels` and `sample` have the signatures of `descent_sampled`. Fields are at times
     0..steps - 1, overlaps at 0..steps; `Q` (p, p), `M` (p, k), `P` (k, k), `readout`,
     `teacher_readout` and `scalars` (the variance of the label noise first) are those of the start.
     The compiled steps `process` take row t of `par` (steps + 1, any), which follows the `schedules`

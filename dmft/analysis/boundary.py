@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft import netcdf
-from dmft.analysis.boundaries.plane import Change, Label
+from dmft.analysis.plane import Change, Label
 from dmft.arrays import Array
 from dmft.names import Status
 from dmft.record import Archived, Record
@@ -142,7 +142,7 @@ class Boundary(Archived):
 
     Examples
     --------
-    >>> from dmft.analysis.boundaries.trace import trace_boundary
+    >>> from dmft.analysis.boundary_trace import trace_boundary
     >>> found = trace_boundary(lambda u, v: u**2 + v**2 - 1, ("u", -2, 2), ("v", -2, 2))
     >>> (curve,) = found.curves
     >>> curve.closed, bool(np.abs(np.hypot(curve.x, curve.y) - 1).max() < 1e-5)

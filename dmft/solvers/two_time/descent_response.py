@@ -24,10 +24,10 @@ from numba import types
 
 from dmft.arrays import Array
 from dmft.compiled import njit
-from dmft.solvers.descent.process import Arrays, DescentTask, Nodes
-from dmft.solvers.descent.sampled import SAMPLE, SUMS
-from dmft.solvers.descent.sweep import Samples, Sweep, by_time, overlaps
 from dmft.solvers.signatures import MATRIX, VECTOR
+from dmft.solvers.two_time.descent_process import Arrays, DescentTask, Nodes
+from dmft.solvers.two_time.descent_sampled import SAMPLE, SUMS
+from dmft.solvers.two_time.descent_sweep import Samples, Sweep, by_time, overlaps
 
 OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
 # Lines end here: 6e-14 of a normal law lies beyond.
@@ -231,7 +231,7 @@ LEAST_SLOPE = 0.01
 def measured(sweep: Sweep, nodes: Nodes, past: Array, threads: int = 1) -> Array | None:
     """R_l (n, n, p, p) of the n steps that were done, by the derivative of paths or of lines.
 
-    `past` holds the gradients of the samples as `dmft.solvers.descent.sweep.march_on` left them;
+    `past` holds the gradients of the samples as `descent_sweep.march_on` left them;
     the number of threads never changes a result. None without slopes (`DescentTask.slopes`), and
     where lines do not resolve the kinks.
     """

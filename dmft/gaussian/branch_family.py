@@ -16,8 +16,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.errors import NotClosed
-from dmft.gaussian import refuse
-from dmft.gaussian.branches import branch_averages, factors
+from dmft.gaussian import branch_averages, refuse
+from dmft.gaussian import branch_factors as factors
 from dmft.gaussian.closed.product import product_expectation
 from dmft.gaussian.closed.switch import may_hold_branches, to_signs
 from dmft.gaussian.derivative import derivative
@@ -91,7 +91,7 @@ class BranchAverage(tabled.TableAverage):
         raise NotImplementedError
 
     def _numpycode(self, printer: Any) -> str:
-        name = printer._module_format("dmft.gaussian.branches.branch_averages.branch_on_arrays")
+        name = printer._module_format("dmft.gaussian.branch_averages.branch_on_arrays")
         vectors = ", ".join(str(tuple(v.tolist())) for v in self.vectors)
         numbers = ", ".join(printer._print(a) for a in self.numbers)
         return f"{name}(({vectors},), ({numbers},))"

@@ -19,14 +19,14 @@ from dmft.gaussian.closed.factor import Term
 from dmft.gaussian.closed.guard_digits import unguarded
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import Erfs, Polynomials, Successor, state_key
-from dmft.gaussian.explained.proofs import (
+from dmft.gaussian.law import Law
+from dmft.gaussian.proofs import (
     has_weight,
     over_one_denominator,
     prove,
     state_factors,
     term_factor,
 )
-from dmft.gaussian.law import Law
 from dmft.model import FIELD
 
 

@@ -1,6 +1,6 @@
 r"""The causal sweep of a process in two times: one pass over time, no iteration.
 
-What is computed at each step is compiled from the equations (`dmft.solvers.descent.process`). What
+What is computed at each step is compiled from the equations (`descent_process`). What
 is here is how: C_theta as a matrix over (time, neuron), earlier times first, has the root L, and
 
 Equation    r = L z, z standard normal; E[dg/dr] L = E[g z^T] (Stein: kinks need no derivative)
@@ -20,8 +20,14 @@ from scipy.linalg.lapack import dtrtrs
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.descent.process import Arrays, DescentTask, Nodes, labels_of, teacher_fields
-from dmft.solvers.descent.sampled import BLOCK, PARTNERS, advance, respond
+from dmft.solvers.two_time.descent_process import (
+    Arrays,
+    DescentTask,
+    Nodes,
+    labels_of,
+    teacher_fields,
+)
+from dmft.solvers.two_time.descent_sampled import BLOCK, PARTNERS, advance, respond
 from dmft.solvers.two_time.march import Stepper, march
 
 
@@ -58,7 +64,7 @@ class Samples:
         return cls(task, normal, star, label, nodes.mask, past, partners, pool, threads)
 
     def averages(self, t: int, readout: Array, weights: tuple[Array, Array, Array]) -> Array:
-        """Averages at time t, rows as `dmft.solvers.descent.sampled.advance` has them.
+        """Averages at time t, rows as `dmft.solvers.two_time.descent_sampled.advance` has them.
 
         `weights` are those of the fields at t (`Sweep.field_weights`).
         """

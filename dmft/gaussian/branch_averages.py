@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 from mpmath.calculus.quadrature import GaussLegendre
 
-from dmft.gaussian.branches.factors import (
+from dmft.gaussian.branch_factors import (
     Branches,
     Row,
     branch_value,

@@ -302,7 +302,7 @@ def _backwards(R_theta, slopes, low, t, p, Y):  # type: ignore[no-untyped-def]
 def respond(bend, t, first, last, kept, normal, star, label, mask, par, past, to_star, to_normal, to_past, R_theta, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Sums of H^t D(t, s) over the samples of blocks first..last-1: sums[b, j, s p + l].
 
-    Arguments and blocks as for `dmft.solvers.descent.sampled.advance`; rows of `past` from `kept`
+    Arguments and blocks as for `advance`; rows of `past` from `kept`
     on hold the slopes H^s so far, row p j + l of each time, and those of t are written.
     """
     p, k = to_star.shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dmft.analysis.boundaries.plane import Change, Label, Plane, find_change, in_square
+from dmft.analysis.plane import Change, Label, Plane, find_change, in_square
 from dmft.arrays import Array
 
 # Points of which the next one is extrapolated, and by a polynomial of which order: brackets leave

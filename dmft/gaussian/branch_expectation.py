@@ -12,9 +12,9 @@ from itertools import pairwise
 import sympy as sp
 
 from dmft.errors import NotClosed
+from dmft.gaussian import branch_family as family
 from dmft.gaussian import refuse
-from dmft.gaussian.branches import family
-from dmft.gaussian.branches.factors import has_branches
+from dmft.gaussian.branch_factors import has_branches
 from dmft.gaussian.closed.factor import Label, Split, Term, parse_factor
 from dmft.gaussian.closed.switch import may_hold_branches
 from dmft.gaussian.derivative import derivative

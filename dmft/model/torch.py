@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import sympy as sp
 
 from dmft.errors import BadParameter
+from dmft.model.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
 from dmft.model.algorithm import SGD, Momentum
 from dmft.model.hyperparameters import MEMORY, REGISTRY, D, InOptim, P
-from dmft.model.optimisers.adaptive import LONG, AdaGrad, AdaGradNorm, Adam, RMSProp, SignSGD
 from dmft.validation import as_count, shown
 
 Settings = dict[str, Any]

@@ -1,1 +1,0 @@
-"""Curves along which a measure changes its sign or its label."""

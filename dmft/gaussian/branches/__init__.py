@@ -1,1 +1,0 @@
-"""Averages with exponential branches, by parts that keep all digits."""

@@ -1,1 +1,0 @@
-"""What listens to the calculus: steps as the rules announce them, and proofs of table entries."""

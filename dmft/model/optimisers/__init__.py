@@ -1,1 +1,0 @@
-"""Optimisers that divide their steps by what they have seen of gradients, and torch's names."""

@@ -1,1 +1,0 @@
-"""The causal sweep of descents on repeated data."""
