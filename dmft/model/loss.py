@@ -1,4 +1,4 @@
-"""Losses of a sample, expressions in the output of the student and the label."""
+"""Losses of a sample in the output of the student and the label, and random labels."""
 
 from __future__ import annotations
 

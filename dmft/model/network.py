@@ -1,4 +1,4 @@
-"""Declarations of two-layer networks."""
+"""Declarations of two-layer networks, and of targets that are any function of a few directions."""
 
 from __future__ import annotations
 

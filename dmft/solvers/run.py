@@ -1,4 +1,4 @@
-"""What every integrator takes and gives back, and the store of saved points."""
+"""What a caller hands to a solver, checked; what integrators take and give; saved points."""
 
 from __future__ import annotations
 

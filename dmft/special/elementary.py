@@ -1,8 +1,12 @@
-"""Elementary functions in compiled code: exp, tanh, erf, and the law of two normal variables.
+"""Elementary functions in compiled code: exp, tanh, erf, arcsine, the law of two normal variables.
 
 exp, tanh and erf have no branches, so that compilers vectorise them (those of libm they do not):
 exp(x) = 2^k exp(r) with |r| <= log(2)/2; k is read off the bits of x / log(2) + 1.5 * 2^52 and
 becomes the exponent bits of the result, so that no conversion between integers and floats is left.
+The arcsine has none either. `erf_mixture_square` is the quadratic term of committees of sums of
+error functions: each slope is a sum of Gaussians, which tilts the law by one field; what is left is
+the arcsine of a pair (theory/one_pass A.1, A.2). It stands here since cached functions call none of
+another file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From lowered nodes to loops of plain Python, which every printer reads."""
+"""From lowered nodes to loops of plain Python, and what printers with braces share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Wide students: the dynamics of M and of the residual lengths, from the kernels of the full one.
+r"""Wide students, from the kernels of the full dynamics: M, residual lengths, and closures.
 
 Equation    dM_jr/dt = E[psi_j h*_r],
             dQ_perp_j/dt = 2 E[psi_j h_perp_j] + gamma/(p n_b) E[noise of psi_j^2]
