@@ -335,7 +335,7 @@ def declare_experiment(
     if several:
         experiment = with_outputs(experiment, model, algorithm, filler)
     if hasattr(algorithm, "scale"):
-        from dmft.simulation.weights import with_scaled_steps
+        from dmft.simulation.scales import with_scaled_steps
 
         experiment = with_scaled_steps(experiment, algorithm, start, filler)
     filler.check_all_used()

@@ -25,7 +25,7 @@ from dmft.solvers.solution import Values
 from dmft.solvers.two_time.march import Stepper, asked, march
 from dmft.solvers.two_time.network_closed import Closed
 from dmft.solvers.two_time.network_sweep import SiteProblem, Sweep, kept_columns
-from dmft.solvers.two_time.run import AXES, NetworkRun
+from dmft.solvers.two_time.run import NETWORK_AXES, NetworkRun
 from dmft.validation import as_count, checked
 from dmft.workflow.solve import Solver
 
@@ -302,7 +302,10 @@ def _extrapolated(runs: Sequence[NetworkRun]) -> NetworkRun:
 
 
 def _thinned(arrays: Mapping[str, Array], stride: int) -> dict[str, Array]:
-    return {name: y[(slice(None, None, stride),) * len(AXES[name])] for name, y in arrays.items()}
+    return {
+        name: y[(slice(None, None, stride),) * len(NETWORK_AXES[name])]
+        for name, y in arrays.items()
+    }
 
 
 SOLVER = Solver(
