@@ -45,7 +45,7 @@ from dmft.equations.averages.neighbour import (
     of_neighbour,
     takes_terms,
 )
-from dmft.equations.averages.passes import averages
+from dmft.equations.averages.passes import averages, for_students
 from dmft.equations.averages.tails import has_jumps, rare_laws
 from dmft.equations.definitions import (
     Definition,
@@ -257,7 +257,7 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         if d.role not in ("block", "sample")
     ]
     if not late:
-        return (*head, *work.law(), *work.definitions, *tail)
+        return for_students((*head, *work.law(), *work.definitions, *tail))
     # These stand behind the averages that they read, in another loop over the nodes.
     first, done = work.law(), len(work.definitions)
     work.again([d for d in definitions if d.role == "sample"])
@@ -266,7 +266,9 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     made = {str(e.base.label) for e in again.values()}
     place = next(n for n, d in enumerate(tail) if used_bases(d.expr) & made)
     second = [d for d in work.law() if d not in first] + work.definitions[done:]
-    return (*head, *first, *work.definitions[:done], *tail[:place], *second, *tail[place:])
+    return for_students(
+        (*head, *first, *work.definitions[:done], *tail[:place], *second, *tail[place:])
+    )
 
 
 class Discretiser:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.emit.cache import store_array
+from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition
 from dmft.errors import NotClosed
@@ -215,6 +216,22 @@ def lowered(definitions: Iterable[Definition]) -> tuple[Lowered, ...]:
             if key not in found:
                 found[key] = lower(q)
     return tuple(found.values())
+
+
+def for_students(definitions: Iterable[Definition]) -> tuple[Definition, ...]:
+    """The same, with values at the nodes for the students alone where no others are read."""
+    kept = list(definitions)
+    read = [d.expr.atoms(sp.Indexed) for d in kept]
+    for n, d in reversed([*enumerate(kept)]):
+        if not (d.name.startswith("value_") and x.i in d.indices) or d.expr.has(x.j):
+            continue
+        place = d.target.indices.index(x.i)
+        rows = {e.indices[place] for some in read for e in some if e.base == d.target.base}
+        if rows and all(x.AXES.get(row) == x.p for row in rows):
+            terms = tuple((t, e.xreplace({x.i: x.j})) for t, e in d.terms)
+            kept[n] = replace(d, target=d.target.xreplace({x.i: x.j}), terms=terms)
+            read[n] = kept[n].expr.atoms(sp.Indexed)
+    return tuple(kept)
 
 
 def with_values(expr: sp.Expr, shape: Callable[[sp.Expr], sp.Expr] = lambda e: e) -> sp.Expr:

@@ -26,7 +26,7 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation, free_indices
 from dmft.equations.averages.nodes import Discretiser, over_nodes
-from dmft.equations.averages.passes import lower
+from dmft.equations.averages.passes import for_students, lower
 from dmft.equations.definitions import Definition, base_name, define, live, used_bases
 from dmft.equations.noise.increments import Alignment, Increments, Lengths
 from dmft.equations.update.law import mean_definitions
@@ -267,7 +267,7 @@ class IncrementsAtNodes:
         """Blocks and law in front; what nothing reads is left out."""
         means = mean_definitions(self.increments.model)
         whole = live([*block_definitions(), *means, *self.work.law(), *own])
-        return tuple(d for d in whole if d.name != "c" or _reads_coefficients(whole))
+        return for_students(d for d in whole if d.name != "c" or _reads_coefficients(whole))
 
 
 def _reads_coefficients(definitions: Iterable[Definition]) -> bool:
