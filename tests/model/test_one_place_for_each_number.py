@@ -22,7 +22,7 @@ PLACES = DECLARED | {
 }
 # Optimisers that scale their steps have rooms of their own: declared, derived, simulated; and the
 # dictionary to torch's names. Numbers that they alone have stand there.
-SCALED = re.compile(r"model/adaptive|model/torch|model/rule|update/adaptive_|simulation/weights")
+SCALED = re.compile(r"model/adaptive|model/torch|model/rule|update/adaptive_|simulation/scales")
 OF_SCALED = ("second_moment_rate", "eps", "initial")
 # Gradient descent on repeated data has numbers of its own under the same names.
 # Files say what schedules are of.

@@ -173,7 +173,7 @@ def _one_line(sample, bend, steps, trained, star, label, mask, pars, knots, star
 def along_lines(sample, bend, steps, first, last, each, room, trained, normal, star, label, mask, pars, knots, direction, to_star, root, R_theta, sums):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Add dE_x[g]/dr over the lines of the parts first..last-1 to sums[part] (T p, T p).
 
-    A part holds `each` samples; arrays as for `dmft.solvers.response_paths.along_paths`, `bend`
+    A part holds `each` samples; arrays as for `along_paths`, `bend`
     without what kinks add to the slopes, `direction` (T p,) of length one. False where some line
     has more than `room` pieces.
     """
