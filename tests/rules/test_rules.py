@@ -253,6 +253,26 @@ def test_scales_may_contain_fields_of_earlier_views():
     assert abs(drift - wanted) < 1e-4
 
 
+def test_long_functions_read_the_fields_in_scales():
+    """Functions of more than 60 operations, which nodes open; a grid of B.x and of the noise."""
+    w, B, x = Rows("w"), fixed("B"), View("x")
+    y, (Q, M, P) = View("y", scale=1 + (B @ x) / 2), (0.9, 0.3, 1.2)
+    terms = [(i, j, (-1) ** (i * j + i) / (7 * (i + j + 1))) for i in range(4) for j in range(5)]
+
+    def inner(h, k):
+        return sum(sp.Rational(c).limit_denominator(99) * h**i * k**j for i, j, c in terms)
+
+    assert sp.tanh(inner(w @ y, B @ x)).count_ops() > 60
+    eqs = dmft.derive(dmft.UpdateField({w: sp.tanh(inner(w @ y, B @ x)) * w}, learning_rate=0.4))
+    z = np.linspace(-7, 7, 701)
+    weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    k = np.sqrt(P) * z[:, None]
+    h = (1 + k / 2) * np.sqrt(Q) * z
+    value = np.tanh(sum(c * h**i * k**j for i, j, c in terms))
+    found = eqs.evaluate(dmft.Overlaps([[Q]], [[M]], [[P]]))["M"][0, 0]
+    assert abs(found - M * (weight @ value @ weight)) < 1e-4
+
+
 def test_views_that_share_a_random_scale():
     """E tanh(h) h and E tanh(h)^2 given a are multiplied, then averaged over a."""
     w, a, Q, g = Rows("w"), Random("a", laws.Uniform(0.5, 1.5)), 1.2, 0.5

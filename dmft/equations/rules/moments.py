@@ -140,6 +140,7 @@ class Moments(RowOverlaps):
         """Average of a product whose factors depend on each other."""
         scales = self._scales(expr, given)
         if scales:
+            expr = expr.xreplace({f: f.whole for f in expr.atoms(forms.Opaque)})
             value = self._over_scales(self._mean(expr, (*given, *scales)), given)
             self.note("latents", expr, given, value)
             return value
