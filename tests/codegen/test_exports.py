@@ -465,7 +465,7 @@ def test_letters_are_parameters_of_the_file(tmp_path, monkeypatch):
 def test_moments_of_signs_are_refused(tmp_path):
     equations = committees(RELU, Z**3, dmft.SGD(0.2, loss="correlation"), (2, 1))
     for end in (".py", ".js", ".c"):
-        with pytest.raises(dmft.errors.NotClosed, match="SignsMoment\) is not exported"):
+        with pytest.raises(dmft.errors.NotClosed, match=r"SignsMoment\) is not exported"):
             dmft.export(equations, tmp_path / f"model{end}")
 
 
