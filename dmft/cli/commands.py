@@ -285,8 +285,7 @@ def threshold_text(escape: Any) -> str:
 def limits_command(declared: Declaration, arguments: argparse.Namespace) -> Status:
     """Compute the static limits that [limits] names, of the declared label."""
     from dmft.workflow.static.bayes import bayes_optimal, state_evolution
-    from dmft.workflow.static.erm import erm, optimal_ridge
-    from dmft.workflow.static.separability import separability
+    from dmft.workflow.static.erm import erm, optimal_ridge, separability
     from dmft.workflow.static.spectral import spectral
     from dmft.workflow.static.thresholds import recovery_phase, sample_complexity, thresholds
 

@@ -40,12 +40,13 @@ from dmft.compiled.directory import (
     refusal,
     tell_once,
 )
-from dmft.compiled.inner import self_contained
 from dmft.compiled.machine_code import Native, Unknown
+from dmft.compiled.object_files import self_contained
 from dmft.names import VERSION
 from dmft.progress import stage
 
-# How functions are compiled (`dmft.compiled.inner`): what was compiled otherwise is not loaded.
+# How functions are compiled (`dmft.compiled.object_files`): what was compiled otherwise is not
+# loaded.
 SHARING = "once"
 # What people read while functions of these modules are compiled, or loaded.
 WAITING = {

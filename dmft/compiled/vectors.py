@@ -28,7 +28,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 from numba.np import arrayobj
 
-from dmft.compiled.functions import njit
+from dmft.compiled import njit
 from dmft.compiled.instructions import Writer
 from dmft.compiled.known_functions import BLOCK, FLOAT, FUNCTIONS, INT, LANES, Array
 

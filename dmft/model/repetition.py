@@ -55,7 +55,7 @@ class Lookahead(UpdateRule):
     """
 
     written_by: ClassVar[Named] = DISPLACED
-    simulated_by: ClassVar[Named] = "dmft.simulation.steps.sample:ahead"
+    simulated_by: ClassVar[Named] = "dmft.simulation.steps.weights:ahead"
 
     rho: sp.Expr
 
@@ -119,7 +119,7 @@ class SharpnessAware(UpdateRule):
     @property
     def simulated_by(self) -> Named:  # type: ignore[override]
         """Function that simulates one displaced step."""
-        return f"dmft.simulation.steps.sample:{'at_radius' if self.normalised else 'back'}"
+        return f"dmft.simulation.steps.weights:{'at_radius' if self.normalised else 'back'}"
 
     @property
     def scalars(self) -> Mapping[str, sp.Expr]:
@@ -155,7 +155,7 @@ class Repeat(UpdateRule):
     """
 
     written_by: ClassVar[Named] = "dmft.equations.update.passes:repeated"
-    simulated_by: ClassVar[Named] = "dmft.simulation.steps.sample:gradient"
+    simulated_by: ClassVar[Named] = "dmft.simulation.steps.weights:gradient"
 
     times: int
 

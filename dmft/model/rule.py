@@ -118,7 +118,7 @@ class UpdateRule(Shown):
         one sample and returns its `Program`.
     simulated_by : str or function
         Function that computes the update of one sample for `dmft.simulate`, by plain loops compiled
-        by Numba, with the arguments of `dmft.simulation.steps.sample.ARGUMENTS`. Empty if there is
+        by Numba, with the arguments of `dmft.simulation.steps.weights.ARGUMENTS`. Empty if there is
         none, or if it is the same as for plain SGD.
 
     Examples

@@ -44,7 +44,7 @@ from dmft.model.schedule import Schedule as Table
 from dmft.model.update import OUTPUT, UpdateField
 from dmft.names import ACCUMULATED, BLOCK
 from dmft.simulation.clock import Clock, Schedule, Tabled
-from dmft.simulation.risks.arguments import Activation, Compiled, cluster_rows, deviations
+from dmft.simulation.risk_arguments import Activation, Compiled, cluster_rows, deviations
 from dmft.simulation.steps.optimiser import pace
 from dmft.validation import is_expression, shown
 

@@ -34,14 +34,14 @@ from dmft.simulation.clock import Clock
 from dmft.simulation.declaration import Filler
 from dmft.simulation.ensemble import Ensemble, SeedRun, averaged, ends_of, passages
 from dmft.simulation.jobs import run_seeds
-from dmft.simulation.risks.arguments import Activation
-from dmft.simulation.risks.risk import FUNCTION, VECTOR
+from dmft.simulation.plan import random_weights, weights_with_overlaps
+from dmft.simulation.risk import FUNCTION, VECTOR
+from dmft.simulation.risk_arguments import Activation
 from dmft.simulation.watched import Lookout, Watch, Watching, watch_of_python
-from dmft.simulation.weights import random_weights, weights_with_overlaps
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
 from dmft.solvers.two_time.run import AXES
-from dmft.special.streams import as_seeds, random_stream
+from dmft.special.sampling import as_seeds, random_stream
 
 START_STREAM, SAMPLE_STREAM = 0, 3
 ROWS = types.float64[:, ::1]

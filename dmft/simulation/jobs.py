@@ -19,11 +19,11 @@ from dmft.progress import ProgressOption
 from dmft.simulation.clock import MOST_SCHEDULED, Clock, Schedule
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import WATCH_NOTHING
-from dmft.simulation.risks.measures import risk_function
-from dmft.simulation.risks.risk import Rule
+from dmft.simulation.risk import Rule
+from dmft.simulation.risk_measures import risk_function
 from dmft.simulation.steps import common
 from dmft.simulation.steps.optimiser import COLUMNS, GAIN, columns
-from dmft.simulation.steps.sample import compiled_update
+from dmft.simulation.steps.weights import compiled_update
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.run import save_times
 from dmft.validation import as_positive

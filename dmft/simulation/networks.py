@@ -30,7 +30,7 @@ from dmft.progress import ProgressOption
 from dmft.simulation.ensemble import AXES, NetworkEnsemble, averaged
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.run import saved_steps
-from dmft.special.streams import as_seeds
+from dmft.special.sampling import as_seeds
 from dmft.validation import checked, shown
 
 # Saved times by default; states beyond this have diverged; steps between renormalisations.

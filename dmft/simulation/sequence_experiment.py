@@ -42,7 +42,7 @@ from dmft.solvers.events import TIME, Event
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.vectors": "72694cd5112f",
+    "dmft.compiled.vectors": "ad8a71f6d01c",
 }
 
 GENERATOR = typeof(np.random.default_rng(0))

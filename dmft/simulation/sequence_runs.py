@@ -39,7 +39,7 @@ from dmft.simulation.sequence_experiment import (
 from dmft.simulation.watched import Watching
 from dmft.solvers.events import Event
 from dmft.solvers.jobs import Job
-from dmft.special.streams import as_seeds, random_stream
+from dmft.special.sampling import as_seeds, random_stream
 
 START_STREAM, WEIGHTS_STREAM, CHAIN_STREAM = range(3)
 

@@ -42,9 +42,16 @@ from dmft.simulation.ensemble import Ensemble, FirstPassage, SeedRun, averaged, 
 from dmft.simulation.jobs import UNITS, run_seeds
 from dmft.simulation.networks import refuse_options, simulate_network
 from dmft.simulation.plan import Method, Plan, block_teacher, run_seed, timed
-from dmft.simulation.risks.arguments import laws_at
-from dmft.simulation.risks.classes import check_loss, class_teacher, with_outputs
-from dmft.simulation.risks.measures import loss_above_risk, quadrature_risk, risk_function, rule_of
+from dmft.simulation.risk_arguments import laws_at
+from dmft.simulation.risk_measures import (
+    check_loss,
+    class_teacher,
+    loss_above_risk,
+    quadrature_risk,
+    risk_function,
+    rule_of,
+    with_outputs,
+)
 from dmft.simulation.sequence_runs import simulate_sequence
 from dmft.simulation.steps.common import factor
 from dmft.simulation.steps.optimiser import kept_rows, pace
@@ -53,7 +60,7 @@ from dmft.simulation.watched import refuse_both, watch_of
 from dmft.solvers.events import Event
 from dmft.solvers.run import check_events
 from dmft.solvers.solution import ABOVE, COUNTED
-from dmft.special.streams import as_seeds
+from dmft.special.sampling import as_seeds
 from dmft.validation import checked_or
 
 # A larger error of the risk's quadrature is said aloud.
@@ -335,7 +342,7 @@ def declare_experiment(
     if several:
         experiment = with_outputs(experiment, model, algorithm, filler)
     if hasattr(algorithm, "scale"):
-        from dmft.simulation.scales import with_scaled_steps
+        from dmft.simulation.plan import with_scaled_steps
 
         experiment = with_scaled_steps(experiment, algorithm, start, filler)
     filler.check_all_used()

@@ -19,7 +19,7 @@ from dmft.names import Status
 from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import WATCH_RISK, FirstPassage
 from dmft.simulation.jobs import March
-from dmft.simulation.risks.risk import RISK_SIGNATURE
+from dmft.simulation.risk import RISK_SIGNATURE
 from dmft.solvers.events import TIME, Event, LargestCosine, number_of
 from dmft.solvers.run import check_events
 

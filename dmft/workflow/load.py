@@ -18,10 +18,9 @@ from dmft.solvers.trajectory import Trajectory
 from dmft.solvers.two_time.run import DescentRun, NetworkRun, TwoTimeRun
 from dmft.validation import checked
 from dmft.workflow.static.bayes import BayesOptimal, StateEvolution
-from dmft.workflow.static.erm import ERM
+from dmft.workflow.static.erm import ERM, Separability
 from dmft.workflow.static.message_passing import MessagePassing
 from dmft.workflow.static.ridge import OptimalRidge
-from dmft.workflow.static.separability import Separability
 from dmft.workflow.static.spectral import Spectral
 from dmft.workflow.static.thresholds import SampleComplexity, Thresholds
 

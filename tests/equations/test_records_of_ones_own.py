@@ -13,7 +13,7 @@ from dmft.equations import symbols as x
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
 from dmft.model.algorithm import as_parameter
-from dmft.simulation.steps.sample import gradient_at
+from dmft.simulation.steps.weights import gradient_at
 
 ERF = sp.erf(z / sp.sqrt(2))
 f, y = sp.symbols("f y", real=True)
@@ -215,7 +215,7 @@ def test_names_are_looked_up_at_their_use():
     @dataclass(frozen=True)
     class Named(dmft.SGD):
         written_by = "dmft.equations.update.program:plain"
-        simulated_by = "dmft.simulation.steps.sample:gradient"
+        simulated_by = "dmft.simulation.steps.weights:gradient"
 
     wanted = dmft.derive(MODEL, dmft.SGD(0.5)).evaluate(START)["M"]
     np.testing.assert_array_equal(dmft.derive(MODEL, Named(0.5)).evaluate(START)["M"], wanted)

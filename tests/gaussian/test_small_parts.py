@@ -30,8 +30,8 @@ from dmft.gaussian.exponents.leap_proofs import Label, Symmetries, deciding_mome
 from dmft.gaussian.exponents.leaps import Y, as_combination
 from dmft.gaussian.exponents.leaps import canonical as canonical_directions
 from dmft.gaussian.exponents.record import coefficient_name
+from dmft.gaussian.nodes.grid import half_range
 from dmft.gaussian.nodes.kinks import break_points, projections, switches
-from dmft.gaussian.nodes.line import half_range
 from dmft.gaussian.nodes.reduction import summands, with_explicit_poles
 from dmft.gaussian.nodes.rules import (
     Law,

@@ -22,13 +22,13 @@ PLACES = DECLARED | {
 }
 # Optimisers that scale their steps have rooms of their own: declared, derived, simulated; and the
 # dictionary to torch's names. Numbers that they alone have stand there.
-SCALED = re.compile(r"model/adaptive|model/torch|model/rule|update/adaptive_|simulation/scales")
+SCALED = re.compile(r"model/adaptive|model/torch|model/rule|update/adaptive_|simulation/plan")
 OF_SCALED = ("second_moment_rate", "eps", "initial")
 # Gradient descent on repeated data has numbers of its own under the same names.
 # Files say what schedules are of.
 REPEATED_DATA = re.compile(r"descent|two_time|cli/toml|cli/schema")
 # Closed forms of noise floors, schedules by control and the explorer say what they are of.
-ANSWERS = re.compile(r"escape/recovery|workflow/control/|model/schedule|explorer/")
+ANSWERS = re.compile(r"escape/recovery|workflow/(optimal_)?control|model/schedule|explorer/")
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMISER if name not in OF_SCALED])

@@ -8,7 +8,7 @@ import sympy as sp
 
 import dmft
 from dmft.errors import BadParameter
-from dmft.simulation.risks.measures import quadrature_risk, rule_of
+from dmft.simulation.risk_measures import quadrature_risk, rule_of
 from dmft.simulation.simulate import declare_experiment
 
 Z = sp.Symbol("z", real=True)

@@ -10,12 +10,12 @@ import sympy as sp
 from dmft.model import SGD, Committee, Model, Overlaps
 from dmft.simulation.ensemble import watch_nothing
 from dmft.simulation.jobs import Constants
-from dmft.simulation.risks.risk import choose_rule
+from dmft.simulation.plan import weights_runner, weights_with_overlaps
+from dmft.simulation.risk import choose_rule
 from dmft.simulation.simulate import declare_experiment
 from dmft.simulation.steps.chain import advance_overlaps, chain_runner
 from dmft.simulation.steps.common import factor
-from dmft.simulation.weights import weights_runner, weights_with_overlaps
-from dmft.special.streams import random_stream
+from dmft.special.sampling import random_stream
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "simulation.json").read_text())
 z = sp.Symbol("z", real=True)

@@ -10,8 +10,8 @@ import sympy as sp
 
 import dmft
 from dmft.model import SGD, Committee, Model
-from dmft.simulation.risks.measures import quadrature_risk
-from dmft.simulation.risks.risk import choose_rule, find_kinks
+from dmft.simulation.risk import choose_rule, find_kinks
+from dmft.simulation.risk_measures import quadrature_risk
 from dmft.simulation.simulate import declare_experiment
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "simulation.json").read_text())

@@ -7,9 +7,8 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
-from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM
-from dmft.simulation.weights import weights_with_overlaps
-from dmft.special.streams import random_stream
+from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM, weights_with_overlaps
+from dmft.special.sampling import random_stream
 
 RELU = sp.Max(0, z)
 ERF = sp.erf(z / sp.sqrt(2))

@@ -13,9 +13,8 @@ from scipy.integrate import solve_ivp
 import dmft
 from dmft.errors import BadParameter
 from dmft.simulation import clock, jobs
-from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM
-from dmft.simulation.weights import weights_with_overlaps
-from dmft.special.streams import random_stream
+from dmft.simulation.plan import START_STREAM, WEIGHTS_STREAM, weights_with_overlaps
+from dmft.special.sampling import random_stream
 
 Z, H, F, Y = sp.symbols("z h f y", real=True)
 TIME = sp.Symbol("t")

@@ -11,7 +11,7 @@ from dmft.simulation.clock import Clock
 from dmft.simulation.ensemble import FirstPassage
 from dmft.simulation.jobs import save_steps
 from dmft.simulation.simulate import simulate
-from dmft.special.streams import as_seeds, random_stream
+from dmft.special.sampling import as_seeds, random_stream
 
 z, s = sp.symbols("z s", real=True)
 SQUARE = Model(Committee(z**2, 1), Committee(z**2, 1))

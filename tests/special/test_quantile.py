@@ -5,7 +5,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from dmft.special.quantile import quantiles, sobol_rows
+from dmft.special.sampling import quantiles, sobol_rows
 
 
 def test_quantiles_against_scipy():

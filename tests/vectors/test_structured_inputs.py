@@ -21,7 +21,7 @@ from scipy.special import erf as erf_of
 
 import dmft
 from dmft.equations.update.adaptive_factors import constants
-from dmft.workflow.control.problem import Controlled
+from dmft.workflow.control_problem import Controlled
 
 Array = NDArray[np.float64]
 Found = dict[str, Any]

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 import dmft
 from dmft.codegen.linearised import compiled_adjoint
 from dmft.errors import BadParameter
-from dmft.workflow.control.optimal import Search, greedy_schedule, read
+from dmft.workflow.optimal_control import Search, greedy_schedule, read
 from dmft.workflow.solving.inputs import problem_of, run_inputs
 
 z = sp.Symbol("z", real=True)

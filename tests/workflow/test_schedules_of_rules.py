@@ -11,7 +11,7 @@ from dmft import laws
 from dmft.errors import BadParameter
 from dmft.literature import rules as lit
 from dmft.rules import Random, Rows, View, fixed, gram
-from dmft.workflow.control.optimal import Search, read
+from dmft.workflow.optimal_control import Search, read
 
 ETA = sp.Symbol("eta", real=True)
 MEAN = np.sqrt(2 / np.pi)

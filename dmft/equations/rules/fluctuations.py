@@ -21,11 +21,10 @@ from dmft.equations.averages.nodes import noise_rule
 from dmft.equations.definitions import Definition
 from dmft.equations.noise.record import WrittenNoise, check_dimension, declared_dimension
 from dmft.equations.parameter_values import NODE_OPTIONS, Values
-from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import BareView, exact, plain, quantile_of_normal
 from dmft.equations.rules.nodes import exact_product
 from dmft.equations.rules.rates import Rates
-from dmft.equations.rules.space import RuleSpace
+from dmft.equations.rules.space import RowOverlaps, RuleSpace
 from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import NodeRule

@@ -10,9 +10,9 @@ import sympy as sp
 
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.definitions import Definition, define
-from dmft.equations.rules.covariances import RowOverlaps
 from dmft.equations.rules.forms import variables
 from dmft.equations.rules.rates import OpenMoments, Rates
+from dmft.equations.rules.space import RowOverlaps
 from dmft.equations.system import System
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.collected import collected

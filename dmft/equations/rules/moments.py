@@ -23,7 +23,7 @@ from dmft.equations.averages.passes import CODED, closed_form
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules import forms
 from dmft.equations.rules.coordinates import Given, StepBuilder
-from dmft.equations.rules.covariances import RowOverlaps
+from dmft.equations.rules.space import RowOverlaps
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.pair import elementary
 from dmft.gaussian.closed.product import product_expectation

@@ -15,8 +15,7 @@ from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import AtNodes, Expectation, Law
 from dmft.equations.definitions import Definition
 from dmft.gaussian.closed.pair import elementary
-from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import legendre
+from dmft.gaussian.nodes.grid import array_function, legendre
 from dmft.gaussian.nodes.rules import NodeRule, exact_points, normal_rule
 
 Array = NDArray[np.float64]

@@ -9,8 +9,8 @@ import sympy as sp
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, define
 from dmft.equations.rules import forms
-from dmft.equations.rules.covariances import entry
 from dmft.equations.rules.moments import Moments
+from dmft.equations.rules.space import entry
 from dmft.errors import BadParameter
 from dmft.model.update import VectorRule
 from dmft.rules import Field, Mean, Row, View

@@ -19,7 +19,7 @@ import numpy as np
 from dmft.arrays import Array
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.priors import Prior
-from dmft.gaussian.nodes.line import chebyshev, panels
+from dmft.gaussian.nodes.grid import chebyshev, panels
 
 # Ends of the curve: precision times second moment, and share of the variance that remains.
 LOWEST, LEAST = 1e-7, 1e-10

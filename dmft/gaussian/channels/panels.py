@@ -10,8 +10,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.arrays import Array
-from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import legendre
+from dmft.gaussian.nodes.grid import array_function, legendre
 
 LOG_TWO_PI = float(np.log(2 * np.pi))
 # Edges of panels in standard deviations; the mass beyond the last is 2e-19.

@@ -12,11 +12,10 @@ import numpy as np
 import sympy as sp
 
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.averaged import without_one_form
 from dmft.gaussian.nodes.forms import Block, number, precise, to_forms, values_of
 from dmft.gaussian.nodes.integrand import Integrand, lattice, sobol
 from dmft.gaussian.nodes.kinks import switches
-from dmft.gaussian.nodes.nested import Nested, box
+from dmft.gaussian.nodes.nested import Nested, box, without_one_form
 from dmft.gaussian.nodes.reduction import MAX_TERMS, reduced, summands, with_explicit_poles
 from dmft.gaussian.nodes.rules import sobol_engine, to_normal
 from dmft.model import check_covariance

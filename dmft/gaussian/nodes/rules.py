@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.line import half_range
+from dmft.gaussian.nodes.grid import half_range
 
 Words = NDArray[np.uint32]
 Kind = Literal["sobol", "gauss-hermite", "lattice", "mixture"]

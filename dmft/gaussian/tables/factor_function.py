@@ -17,8 +17,8 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.gaussian import refuse
 from dmft.gaussian.closed.switch import SWITCHES, to_signs
+from dmft.gaussian.nodes.grid import panels
 from dmft.gaussian.nodes.kinks import switches, zeros
-from dmft.gaussian.nodes.line import panels
 from dmft.model import FIELD
 
 ORDER = 16

@@ -24,7 +24,7 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.emit.cache import load_array, store_array
 from dmft.gaussian import refuse
-from dmft.gaussian.nodes.line import chebyshev
+from dmft.gaussian.nodes.grid import chebyshev
 from dmft.gaussian.tables.factor_function import FactorFunction
 from dmft.gaussian.tables.series_strips import series_strips
 from dmft.model import FIELD
@@ -119,7 +119,7 @@ def _code() -> str:
     package = Path(__file__).parents[2]
     names = (
         "gaussian/tables/factor_table", "gaussian/tables/factor_function", "gaussian/nodes/kinks",
-        "gaussian/nodes/line", "gaussian/closed/switch", "gaussian/tables/series_strips",
+        "gaussian/nodes/grid", "gaussian/closed/switch", "gaussian/tables/series_strips",
         "special/averages", "special/tables",
     )  # fmt: skip
     files = [package / f"{name}.py" for name in names]

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from dmft.arrays import Array
-from dmft.gaussian.nodes.line import chebyshev, hermite_rows, panels
+from dmft.gaussian.nodes.grid import chebyshev, hermite_rows, panels
 from dmft.special.tables import GROUP, LEFT_OUT, MOST, ORDER, TERMS
 
 # Deviations up to which there are strips, with a quadrature for each; none from the first at which

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.grid import array_function
+from dmft.gaussian.nodes.grid import array_function, hermite_rows, panels
 from dmft.gaussian.nodes.kinks import break_points
-from dmft.gaussian.nodes.line import hermite_rows, panels
 from dmft.model import FIELD, token_fields
 
 # By number of tokens: highest order of the coefficients, half width of the nodes, their distance.

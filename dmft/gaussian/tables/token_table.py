@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from dmft.arrays import Array
 from dmft.emit.cache import load_array, store_array
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.line import chebyshev
+from dmft.gaussian.nodes.grid import chebyshev
 from dmft.gaussian.tables.token_grid import (
     RULES,
     TokenGrid,

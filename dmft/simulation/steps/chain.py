@@ -14,7 +14,7 @@ from dmft.model import Overlaps
 from dmft.simulation.declaration import Experiment
 from dmft.simulation.ensemble import WATCH_NOTHING, WATCH_OVERLAP
 from dmft.simulation.jobs import Constants, Runner
-from dmft.simulation.risks.risk import MATRIX, VECTOR, Rule
+from dmft.simulation.risk import MATRIX, VECTOR, Rule
 from dmft.simulation.steps.common import (
     COMMON,
     FLIPPED,
@@ -46,13 +46,13 @@ from dmft.simulation.steps.common import (
     write_noisy_label,
 )
 from dmft.simulation.steps.optimiser import GAIN, begin_step_of_overlaps
-from dmft.simulation.steps.sample import UPDATE
+from dmft.simulation.steps.weights import UPDATE
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.vectors": "72694cd5112f",
-    "dmft.simulation.steps.common": "947d30dd888c",
-    "dmft.simulation.steps.optimiser": "f96f8ba12bfa",
+    "dmft.compiled.vectors": "ad8a71f6d01c",
+    "dmft.simulation.steps.common": "d450b9e44fdf",
+    "dmft.simulation.steps.optimiser": "a3193573f5cb",
 }
 
 
@@ -180,7 +180,7 @@ def advance_general_overlaps(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Carry Q and M on as `advance_overlaps` does, by another update, in several passes.
 
-    The update is a function of `sample`. Fields and |x|^2 are drawn once a step, and the fields of
+    The update is one of a sample. Fields and |x|^2 are drawn once a step, and the fields of
     the sample are carried along with the overlaps: with c = gamma/p a pass makes
     h_j' = (h_j + c psi_j |x|^2/d) / (length of w_j). One sample a step: batches are simulated by
     their weights (theory/batch_reuse D.1, D.2).

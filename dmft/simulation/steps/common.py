@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.simulation.ensemble import WATCH_OVERLAP
-from dmft.simulation.risks.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
+from dmft.simulation.risk import FUNCTION, MATRIX, RISK, RULE, UNCOUNTED, VECTOR
 from dmft.simulation.steps.optimiser import FIRST, GAIN
 
 GENERATOR = typeof(np.random.default_rng(0))

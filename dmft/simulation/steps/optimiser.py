@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from dmft.compiled import njit
 from dmft.model.hyperparameters import ADDITIVE, ROWS
 
-# As of `dmft.simulation.risks.risk`, not imported: the clock of experiments reads this file.
+# As of `dmft.simulation.risk`, not imported: the clock of experiments reads this file.
 UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # The first column of `rates`, gamma/(p n_b), and those after the columns of `common`: the share of
 # the weights that a step takes away, and the part of the last step that it takes again.

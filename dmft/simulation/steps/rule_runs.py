@@ -24,7 +24,7 @@ from dmft.simulation.ensemble import Ensemble, averaged
 from dmft.simulation.jobs import save_steps
 from dmft.simulation.steps.vectors import CHUNK, Runs, Step, Weights
 from dmft.solvers.jobs import Job, run_tasks
-from dmft.special.streams import as_seeds
+from dmft.special.sampling import as_seeds
 from dmft.validation import as_count, as_positive, shown
 
 

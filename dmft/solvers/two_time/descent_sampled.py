@@ -22,7 +22,7 @@ from dmft.solvers.signatures import MATRIX, VECTOR
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.compiled.vectors": "72694cd5112f",
+    "dmft.compiled.vectors": "ad8a71f6d01c",
 }
 
 # sample: (h (p, n), h_star (k, any), label (n,), times (n,), par, g (p, n), out (1 or 1 + p, n));

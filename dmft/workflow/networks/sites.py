@@ -15,8 +15,7 @@ from dmft.arrays import Array
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.switch import SWITCHES
-from dmft.gaussian.nodes.grid import array_function
-from dmft.gaussian.nodes.line import legendre
+from dmft.gaussian.nodes.grid import array_function, legendre
 from dmft.laws import Discrete, JointNormal, Normal
 from dmft.model.random_network import (
     GaussianInput,

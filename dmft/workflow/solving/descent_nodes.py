@@ -19,7 +19,7 @@ from dmft.progress import ProgressOption
 from dmft.solvers.two_time.descent_process import DescentTask, Nodes
 from dmft.solvers.two_time.descent_response import pieces, sample_count
 from dmft.solvers.two_time.descent_sampled import BLOCK, PARTNERS
-from dmft.special.quantile import sobol_rows
+from dmft.special.sampling import sobol_rows
 from dmft.validation import checked
 
 GIB = 2**30

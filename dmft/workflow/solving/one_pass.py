@@ -210,7 +210,7 @@ def prepared(
         problem, counts = None, follows_schedule(values)
         system, values = _with_schedules(system, values)
     if any(map(is_table, values.values())):
-        from dmft.workflow.control.problem import followed, schedule_among
+        from dmft.workflow.control_problem import followed, schedule_among
 
         table = schedule_among(values)
         assert table is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -14,16 +14,61 @@ from dmft.errors import BadParameter
 from dmft.gaussian.channels.channel import Channel
 from dmft.gaussian.channels.curve import ZERO, Curve, Root
 from dmft.gaussian.channels.declared import Label, label_of
-from dmft.gaussian.channels.priors import Prior, as_prior
+from dmft.gaussian.channels.priors import GAUSSIAN, Prior, as_prior
 from dmft.model import Model
 from dmft.record import Archived, Record
 from dmft.summary import of_attributes
 from dmft.typeset.fragment import COLUMN
 from dmft.validation import as_positive, checked, is_array, is_number, shown
-from dmft.workflow.static import continuation, numbers
+from dmft.workflow.static import continuation
 from dmft.workflow.static import several_fields as fields
 from dmft.workflow.static.page import bayes_latex
 from dmft.workflow.static.several_fields import several_of
+
+CLOSED, QUADRATURE, QMC = "closed form", "quadrature", "QMC"
+
+
+class Threshold(float):
+    """A number, possibly 0 or inf, with `error`, `proof` and, where it is known, a `formula`.
+
+    Attributes
+    ----------
+    error : float
+        Half-width of an interval that holds the value; 0 for exact ones.
+    proof : "closed form", "quadrature" or "QMC"
+    formula : str
+        Empty where there is none.
+    """
+
+    error: float
+    proof: str
+    formula: str
+
+    def __new__(
+        cls, value: float, error: float = 0.0, proof: str = CLOSED, formula: str = ""
+    ) -> Self:
+        """Keep the error and the proof with the value."""
+        made = super().__new__(cls, value)
+        made.error, made.proof, made.formula = float(error), proof, formula
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return float(self), self.error, self.proof, self.formula
+
+    def __repr__(self) -> str:
+        if self.formula:
+            return f"{self.formula} = {float(self):.7g}"
+        return f"{float(self):.8g}" + (f" +- {self.error:.1g}" if self.error else "")
+
+
+def check_gaussian(prior: Prior, what: str) -> None:
+    """Refuse other priors where several fields need the Gaussian one."""
+    if prior != GAUSSIAN:
+        raise BadParameter(
+            f'{what} of labels of several fields is derived for prior="gaussian"; other priors '
+            "are for labels of one field"
+        )
+
 
 # Nodes of panels of the risk.
 RISK_ORDER = 16
@@ -205,7 +250,7 @@ def bayes_optimal(
         raise BadParameter(f"start must be one of {', '.join(STARTS)}, got {shown(start)}")
     label, law = label_of(model, "bayes_optimal"), as_prior(prior)
     if label.width > 1:
-        numbers.check_gaussian(law, "bayes_optimal")
+        check_gaussian(law, "bayes_optimal")
     branches, measured = (_of_one if label.width == 1 else _of_several)(label, law, alpha)
     number = _selected(branches, start, only_stable=label.width == 1)
     branch = branches[number]
@@ -258,7 +303,7 @@ def _of_one(label: Label, prior: Prior, alpha: float) -> Found:
             **with_error("error_rate", error_rate_of),
             "free_entropy_error": _entropy_error(curve, alpha, root),
             "error": error,
-            "proof": numbers.CLOSED if exact else numbers.QUADRATURE,
+            "proof": CLOSED if exact else QUADRATURE,
         }
 
     return branches, measured
@@ -294,7 +339,7 @@ def _of_several(label: Label, _: Prior, alpha: float) -> Found:
             "error_rate_error": of_rate,
             "free_entropy_error": alpha * bits,
             "error": error,
-            "proof": numbers.QMC,
+            "proof": QMC,
         }
 
     return branches, measured
@@ -467,7 +512,7 @@ def state_evolution(
     alpha = as_positive(samples_per_dim, "samples_per_dim")
     label, law = label_of(model, "state_evolution"), as_prior(prior)
     if label.width > 1:
-        numbers.check_gaussian(law, "state_evolution")
+        check_gaussian(law, "state_evolution")
     k, rho = label.width, law.second_moment
     ends, advance = (_walk_of_one if k == 1 else _walk_of_several)(label, law, alpha)
     first = _first_overlap(start, ends, k, rho)

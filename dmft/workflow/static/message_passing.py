@@ -20,9 +20,9 @@ from dmft.model import Model, as_count
 from dmft.names import Status
 from dmft.record import Archived
 from dmft.simulation.message_passing import MessagePassingRun, near, normalised, pass_messages
-from dmft.special.streams import as_seeds
+from dmft.special.sampling import as_seeds
 from dmft.validation import as_positive, checked, is_number, shown
-from dmft.workflow.static.numbers import check_gaussian
+from dmft.workflow.static.bayes import check_gaussian
 from dmft.workflow.static.several_fields import NUDGE, several_of
 from dmft.workflow.static.spectral import optimal_preprocessing, spectral
 

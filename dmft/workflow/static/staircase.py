@@ -17,7 +17,7 @@ from dmft.gaussian.channels.priors import GAUSSIAN
 from dmft.gaussian.channels.several import REPLICAS, Several
 from dmft.gaussian.expectation import Gaussian
 from dmft.record import Record
-from dmft.workflow.static.numbers import CLOSED, QMC, QUADRATURE, Threshold
+from dmft.workflow.static.bayes import CLOSED, QMC, QUADRATURE, Threshold
 from dmft.workflow.static.several_fields import FINE_NODES, SURE, several_of, with_finer_nodes
 
 # Eigenvalues below this part of the largest, or of one, are zero.

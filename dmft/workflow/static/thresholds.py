@@ -22,15 +22,15 @@ from dmft.model import Model
 from dmft.record import Archived
 from dmft.summary import Summary, as_formula
 from dmft.validation import as_positive, checked
-from dmft.workflow.static.bayes import curve_of
-from dmft.workflow.static.continuation import Extreme, Lines
-from dmft.workflow.static.numbers import (
+from dmft.workflow.static.bayes import (
     CLOSED,
     QMC,
     QUADRATURE,
     Threshold,
     check_gaussian,
+    curve_of,
 )
+from dmft.workflow.static.continuation import Extreme, Lines
 from dmft.workflow.static.several_fields import FINE_NODES, several_of
 from dmft.workflow.static.staircase import StaircaseStep, staircase
 

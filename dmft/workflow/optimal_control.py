@@ -18,7 +18,7 @@ from dmft.solvers.controlled import READ
 from dmft.solvers.signatures import RHS_SIGNATURE, rhs_at
 from dmft.solvers.solve import solve_problem
 from dmft.validation import as_positive, check_pair, checked
-from dmft.workflow.control.problem import Controlled, check_controlled
+from dmft.workflow.control_problem import Controlled, check_controlled
 
 # Times of a schedule, between which it is linear, and most of them.
 POINTS, MOST_POINTS = 1001, 100_000

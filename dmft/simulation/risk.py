@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from dmft.compiled import njit
 from dmft.model import FIELD
-from dmft.simulation.risks.arguments import Activation
+from dmft.simulation.risk_arguments import Activation
 
 VECTOR = types.float64[::1]
 MATRIX = types.float64[:, ::1]

@@ -6,7 +6,7 @@ Fields are lambda = mean + L z with L L^T their covariance, in each cluster; a l
     loss = E loss(f, y),  error_rate = P(y sign f < 0) before flips and noise, f = 0 half of it,
 
 and of several outputs E loss(f, e_y), and how often a class drawn uniformly among the largest ones
-is not y.
+is not y. Experiments with several outputs have their classes and updates here too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 from numba import types
+from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.compiled import njit
 from dmft.emit import scalar_function
-from dmft.model.loss import LABEL, NAMED, PREDICTION, loss_of_outputs, numbered
-from dmft.simulation.declaration import Experiment, without_overflow
-from dmft.simulation.risks.arguments import Compiled
-from dmft.simulation.risks.risk import (
+from dmft.errors import BadParameter
+from dmft.model import SGD, Committee, GaussianMixture, Model, MultiIndex
+from dmft.model.loss import LABEL, NAMED, PREDICTION, check_one_output, loss_of_outputs, numbered
+from dmft.model.network import teacher_fields
+from dmft.simulation.declaration import Experiment, Filler, without_overflow
+from dmft.simulation.risk import (
     FUNCTION,
     KINKED,
     MATRIX,
@@ -39,10 +42,11 @@ from dmft.simulation.risks.risk import (
     semidefinite_root,
     target_square,
 )
+from dmft.simulation.risk_arguments import Compiled
 
 # Hashes of the files whose compiled functions are called here (tests/emit).
 COMPILED_WITH = {
-    "dmft.simulation.risks.risk": "5127555db555",
+    "dmft.simulation.risk": "301c126e1afe",
 }
 
 # Sobol points: of one or two units 1e-4 of the loss and 1e-3 of the error rate.
@@ -305,3 +309,66 @@ def quadrature_risk(experiment: Experiment, Q: Array, M: Array, P: Array, rule: 
 
 def _contiguous(matrix: Array) -> Array:
     return np.ascontiguousarray(matrix, dtype=np.float64)
+
+
+def check_loss(model: Model, algorithm: SGD) -> None:
+    """Refuse losses of other networks than committees of this many outputs."""
+    if model.outputs == 1:
+        check_one_output(algorithm.loss)
+    if algorithm.loss == "frobenius":
+        raise BadParameter(
+            'loss = "frobenius" is the norm of the matrix f - y of a sequence model; a committee '
+            'has loss="squared", "correlation" or an expression in f and y'
+        )
+
+
+def class_teacher(model: Model) -> MultiIndex | GaussianMixture:
+    """What writes the class of a sample as a number."""
+    teacher = model.teacher
+    if isinstance(teacher, GaussianMixture):
+        return teacher
+    numbers = (o * own for o, own in enumerate(_indicators(teacher)))
+    return MultiIndex(sp.Add(*numbers), teacher_fields(int(teacher.width)))
+
+
+def _indicators(teacher: Committee | MultiIndex) -> list[sp.Expr]:
+    """1 where an output is the largest, else 0, in symbols of the fields."""
+    assert isinstance(teacher, Committee)
+    values = teacher.outputs_at(teacher_fields(int(teacher.width)))
+    return [sp.Mul(*(sp.Heaviside(f - g, 0) for g in values if g is not f)) for f in values]
+
+
+def with_outputs(
+    experiment: Experiment, model: Model, algorithm: SGD, filler: Filler
+) -> Experiment:
+    """The experiment with updates of several outputs, and its outputs one by one."""
+    if not (algorithm.is_plain or hasattr(algorithm, "scale")):
+        raise BadParameter(
+            "students of several outputs are simulated under plain SGD, Adam, RMSProp, AdaGrad, "
+            f"AdaGradNorm and SignSGD, got {algorithm!r}: use one of them"
+        )
+    from dmft.simulation.steps.weights import of_outputs
+
+    loss_of_outputs(algorithm.loss, model.outputs)
+    found = replace(experiment, update=of_outputs, loss=algorithm.loss)
+    rows = enumerate(found.readout)
+    return replace(found, parts=tuple(_part(found, model, filler, o, row) for o, row in rows))
+
+
+def _part(
+    experiment: Experiment, model: Model, filler: Filler, number: int, row: NDArray[np.float64]
+) -> Experiment:
+    """One output: its readouts, and labels 1 for its class and 0 for others."""
+    teacher, inputs = model.teacher, model.clusters
+    if isinstance(teacher, GaussianMixture):
+        own = [sp.Integer(int(y == number)) for y in teacher.labels or ()]
+        inputs = teacher.relabelled(own)
+        target: MultiIndex | GaussianMixture = inputs
+    else:
+        fields = teacher_fields(int(teacher.width))
+        target = MultiIndex(_indicators(teacher)[number], fields)
+    activation = filler.teacher(target)
+    return replace(
+        experiment, teacher=activation, readout=row, inputs=inputs, rules={},
+        loss=NAMED["squared"], update=None,
+    )  # fmt: skip

@@ -1,1 +1,0 @@
-"""The population risk of a simulated run, by quadrature of its own."""
