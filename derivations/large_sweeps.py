@@ -44,7 +44,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import (
     CHUNK_SECONDS,
     CHUNKS_PER_SECOND,
@@ -54,6 +53,7 @@ from dmft.analysis.sweeps.run_sweep import (
     run_sweep,
 )
 from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import as_points
 
 PARTS, CHUNK = 20, 1000
 AXES = {"a": np.linspace(0.0, 1.0, 400), "b": np.linspace(0.0, 2.0, 500)}

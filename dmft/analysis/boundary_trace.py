@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from dmft.analysis.boundary import Boundary, BoundaryCurve, describe_jumps, jump_of
 from dmft.analysis.boundary_curve import INTERRUPTED, Trace, trace_curve
 from dmft.analysis.plane import JUMP, POLE, Change, Label, Plane, PlaneStore, find_change
-from dmft.analysis.sweeps.points import Range, as_axes
 from dmft.analysis.sweeps.store import Store
+from dmft.analysis.sweeps.sweep import Range, as_axes
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status

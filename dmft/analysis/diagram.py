@@ -17,9 +17,8 @@ from dmft import netcdf
 from dmft.analysis.landscape import Landscape, NoMinimum
 from dmft.analysis.phase_diagram import STATUSES, OnGrid, PhaseDiagram, count_names
 from dmft.analysis.sweeps.named import Named, mixed_labels
-from dmft.analysis.sweeps.points import Points
 from dmft.analysis.sweeps.run_sweep import run_sweep
-from dmft.analysis.sweeps.sweep import Sweep
+from dmft.analysis.sweeps.sweep import Points, Sweep
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import VERSION, Status

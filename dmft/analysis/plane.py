@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmft.analysis.phase_diagram import STATUSES, is_point_failure
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.records import record_type
 from dmft.analysis.sweeps.store import Store
+from dmft.analysis.sweeps.sweep import as_points
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import CANCELLED, is_cancelled

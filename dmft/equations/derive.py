@@ -252,9 +252,8 @@ def rule_equations(rule: VectorRule, fluctuations: bool, dim: Any) -> Equations:
     Scaling     t = steps g / d, d -> infinity at fixed g
     Source      theory/update_rules (4)
     """
-    from dmft.equations.rules.fluctuations import rule_noise
     from dmft.equations.rules.nodes import without_kinks
-    from dmft.equations.rules.rates import Rates
+    from dmft.equations.rules.rates import Rates, rule_noise
 
     rates = Rates(rule)
     definitions = [define(target, terms, "rate") for target, terms in rates.all_terms.items()]

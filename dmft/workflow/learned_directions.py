@@ -13,8 +13,7 @@ from dmft.equations.derive import derive
 from dmft.equations.restrict.unreachable import Symmetry, closing, reach, symmetries
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.short_integrals import Number, ShortIntegrals, rational
-from dmft.equations.two_time.short_second import SecondStep
-from dmft.equations.two_time.short_times import short_times
+from dmft.equations.two_time.short_times import SecondStep, short_times
 from dmft.errors import BadParameter
 from dmft.gaussian.exponents.leap_proofs import Label
 from dmft.gaussian.exponents.leaps import as_combination, canonical

@@ -24,10 +24,10 @@ from dmft.analysis.phase_diagram import STATUSES
 from dmft.analysis.sweeps import store
 from dmft.analysis.sweeps.chunk import Task, compute_chunk
 from dmft.analysis.sweeps.named import name_of
-from dmft.analysis.sweeps.points import KEY, as_points
 from dmft.analysis.sweeps.records import PARTS
 from dmft.analysis.sweeps.run_sweep import Index, collect, look_up, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import KEY, as_points
 from dmft.errors import BadParameter
 
 GRID = {"a": np.linspace(0.0, 2.0, 7), "b": [1, 2, 3]}

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import as_points
 from dmft.errors import BadParameter
 from tests.analysis.deadly import deadly
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 import dmft
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import look_up, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store, read_manifest
+from dmft.analysis.sweeps.sweep import as_points
 
 HERE = Path(__file__).parent
 # A point takes at least 2 ms, a chunk 0.2 s, and a worker runs one chunk at a time.

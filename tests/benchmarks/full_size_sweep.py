@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import collect, run_sweep
 from dmft.analysis.sweeps.store import Store, open_store
+from dmft.analysis.sweeps.sweep import as_points
 
 CHUNK = 1 << 16
 

@@ -21,7 +21,7 @@ RETURNED = {
     "dmft.analysis.boundary": ["BoundaryCurve", "Jump"],
     "dmft.analysis.diagram": ["RegionDiagram"],
     "dmft.analysis.landscape": ["Landscape", "Minimum"],
-    "dmft.analysis.sweeps.points": ["Points"],
+    "dmft.analysis.sweeps.sweep": ["Points"],
     "dmft.equations.changeable": ["Difference"],
     "dmft.equations.user_terms": ["Indices"],
     "dmft.equations.definitions": ["Definition"],

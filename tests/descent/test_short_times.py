@@ -10,7 +10,7 @@ from scipy.special import erf
 
 import dmft
 from dmft.equations.two_time.short_integrals import ShortIntegrals
-from dmft.equations.two_time.short_second import SecondStep, second_gradients
+from dmft.equations.two_time.short_times import SecondStep, second_gradients
 from dmft.errors import BadParameter
 
 REFERENCE = json.loads(

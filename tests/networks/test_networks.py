@@ -13,7 +13,7 @@ import dmft
 from dmft.codegen.two_time.site import build_network
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
-from dmft.solvers.two_time.march import march
+from dmft.solvers.checkpoint import march
 from dmft.solvers.two_time.network_kernels import orthonormalise
 from dmft.solvers.two_time.network_sweep import Sweep
 

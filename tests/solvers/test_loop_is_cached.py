@@ -71,7 +71,7 @@ LOOP = ("signatures", *(f"runge_kutta/{name}" for name in ("layout", "primitives
 FLOW = (*LOOP, "runge_kutta/tableau")
 BACKWARD = (*FLOW, "runge_kutta/explicit")
 VECTORS = tuple(f"../compiled/{n}" for n in ("vectors", "instructions", "known_functions"))
-PATHS = (*LOOP, *(f"stochastic/{name}" for name in ("noise", "layout", "loop")))
+PATHS = (*LOOP, "stochastic/loop")
 
 
 # What each loop is built on; a file stands behind those that it is built on.

@@ -11,7 +11,7 @@ from scipy.special import iv, ive
 
 import dmft
 from dmft.codegen.two_time.volterra import build_volterra
-from dmft.solvers.two_time.march import march
+from dmft.solvers.checkpoint import march
 from dmft.solvers.two_time.thinned import Control, start
 
 REFERENCE = json.loads(

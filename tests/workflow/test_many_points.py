@@ -13,8 +13,8 @@ import sympy as sp
 import dmft
 from dmft.analysis.escape import EscapeWarning
 from dmft.analysis.phase_diagram import read_result
-from dmft.analysis.sweeps.points import as_points
 from dmft.analysis.sweeps.run_sweep import run_sweep
+from dmft.analysis.sweeps.sweep import as_points
 from dmft.workflow.diagrams import many as many_module
 from dmft.workflow.diagrams.measures import EquationMeasure
 

@@ -23,9 +23,9 @@ from dmft.analysis.phase_diagram import (
     read_number,
     read_result,
 )
-from dmft.analysis.sweeps.points import Points
 from dmft.analysis.sweeps.records import record_type
 from dmft.analysis.sweeps.store import Store
+from dmft.analysis.sweeps.sweep import Points
 from dmft.errors import BadParameter
 from dmft.names import Status
 from dmft.progress import EXPECTED, is_cancelled

@@ -24,10 +24,9 @@ from dmft.analysis.sweeps.chunk import (
     killed_point,
 )
 from dmft.analysis.sweeps.named import name_of
-from dmft.analysis.sweeps.points import KEY, Points, as_points
 from dmft.analysis.sweeps.records import read_records, texts_of
 from dmft.analysis.sweeps.store import Store
-from dmft.analysis.sweeps.sweep import MISSING, Sweep
+from dmft.analysis.sweeps.sweep import KEY, MISSING, Points, Sweep, as_points
 from dmft.errors import BadParameter
 from dmft.names import VERSION
 from dmft.progress import CANCELLED, Progress, ProgressOption

@@ -1,20 +1,294 @@
-"""What a sweep gives: values and statuses at its points."""
+"""Points of a sweep, with keys that name each of them, and what it gives: values and statuses.
+
+Points are a Cartesian product of axes, or a list.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dmft import netcdf
 from dmft.analysis.phase_diagram import STATUSES, PhaseDiagram
-from dmft.analysis.sweeps.points import Points
+from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.names import Status
-from dmft.record import Archived, variable_key
+from dmft.record import Archived, Record, variable_key
+from dmft.validation import as_python
+
+KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
+# Points whose keys are made at once: what is between fits into a cache.
+BLOCK = 1 << 14
+# Odd factors of the mixing, fixed for ever, three for each word of a key: digits of a hash.
+FACTORS = np.frombuffer(hashlib.blake2b(b"dmft points", digest_size=48).digest(), dtype="<u8")
+FACTORS = FACTORS.reshape(2, 3) | np.uint64(1)
+# Whole numbers beyond are not all held by the doubles that keys are made of.
+LARGEST = 2**53
+
+
+@dataclass(frozen=True, eq=False)
+class Points(Record):
+    """Parameters at the points of a sweep.
+
+    Attributes
+    ----------
+    names : tuple of str
+    shape : tuple of int
+        Lengths of the axes of a product, the last one fastest; (n,) for a list.
+    columns : tuple of arrays
+        Values of each axis, or of each parameter at all points of a list.
+    is_grid : bool
+
+    Examples
+    --------
+    >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+    >>> len(points), points.at(4)
+    (6, {'a': 1.0, 'b': 20})
+    >>> as_points([{"a": 1.0}, {"a": 3.0}]).at(1)
+    {'a': 3.0}
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    columns: tuple[NDArray[Any], ...]
+    is_grid: bool
+
+    def __len__(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def at(self, number: int) -> dict[str, float | int]:
+        """Return the parameters of one point, as Python numbers.
+
+        Parameters
+        ----------
+        number : int
+            Number of the point. The last parameter varies fastest.
+
+        Returns
+        -------
+        dict of str to float or int
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.at(4)
+        {'a': 1.0, 'b': 20}
+        """
+        return self.all_at(np.array([number]))[0]
+
+    def all_at(self, numbers: NDArray[np.int64]) -> list[dict[str, float | int]]:
+        """Parameters of the points with these numbers (n,), as Python numbers."""
+        columns = [column.tolist() for column in self._chosen(numbers)]
+        return [dict(zip(self.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _chosen(self, numbers: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Columns at these points."""
+        if not self.is_grid:
+            return [column[numbers] for column in self.columns]
+        places = np.unravel_index(numbers, self.shape)
+        return [column[i] for column, i in zip(self.columns, places, strict=True)]
+
+    def rows(self, numbers: NDArray[np.int64]) -> Array:
+        """Return the parameters of many points as an array.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        (n, parameters) ndarray
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.rows(np.array([0, 4])).tolist()
+        [[0.0, 10.0], [1.0, 20.0]]
+        """
+        return np.stack([c.astype(np.float64) for c in self._chosen(numbers)], axis=1)
+
+    def keys(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return 128-bit keys of points, which do not depend on the order of the parameters.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        (n,) structured array
+            Two words of 64 bits each.
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> points.keys(np.array([0, 4])).size
+        2
+        """
+        order = sorted(range(len(self.names)), key=lambda i: self.names[i])
+        names = "\0".join(self.names[i] for i in order).encode()
+        seeds = np.frombuffer(hashlib.blake2b(names, digest_size=16).digest(), dtype="<u8")
+        result = np.empty(numbers.size, dtype=KEY)
+        for begin in range(0, numbers.size, BLOCK):
+            here = slice(begin, begin + BLOCK)
+            rows = self.rows(numbers[here]) + 0.0  # -0.0 is 0.0
+            for word, seed, factors in zip(KEY.names or (), seeds, FACTORS, strict=True):
+                state = np.full(rows.shape[0], seed)
+                for i in order:
+                    state = _mix(state ^ np.ascontiguousarray(rows[:, i]).view("u8"), factors)
+                result[word][here] = state
+        return result
+
+    def only(self, numbers: NDArray[np.int64]) -> Points:
+        """Return some of the points as a list.
+
+        Parameters
+        ----------
+        numbers : (n,) ndarray of int
+            Places of the points.
+
+        Returns
+        -------
+        Points
+
+        Examples
+        --------
+        >>> points = as_points({"a": [0.0, 1.0], "b": [10, 20, 30]})
+        >>> len(points.only(np.array([0, 4])))
+        2
+        """
+        return Points(self.names, (numbers.size,), tuple(self._chosen(numbers)), False)
+
+
+def _mix(state: NDArray[np.uint64], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix the bits of words: shifts and odd factors in turn, each step a bijection."""
+    with np.errstate(over="ignore"):
+        state = (state ^ (state >> np.uint64(32))) * factors[0]
+        state = (state ^ (state >> np.uint64(29))) * factors[1]
+        state = (state ^ (state >> np.uint64(32))) * factors[2]
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(29))
+    return mixed
+
+
+Axis = tuple[str, float, float] | tuple[str, ArrayLike]
+Axes = Axis | Mapping[str, ArrayLike]
+# Values of an axis that is given by its ends, evenly spaced.
+OF_RANGE = 33
+FORMS = "(name, values), (name, lowest, highest) or a mapping of names to values"
+
+
+@dataclass(frozen=True)
+class Range:
+    """An axis that is given by its ends."""
+
+    low: float
+    high: float
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.linspace(self.low, self.high, OF_RANGE)
+
+
+def as_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
+    """Ends or values of axes by name, in the forms that diagrams, boundaries and sweeps take."""
+    found: dict[str, Range | ArrayLike] = {}
+    for axis in given:
+        here = axis if isinstance(axis, Mapping) else _named(axis)
+        for name, values in here.items():
+            if name in found:
+                raise BadParameter(f"both axes are {name!r}: each parameter has one axis")
+            found[name] = values
+    return found
+
+
+def _named(axis: Any) -> dict[str, Range | ArrayLike]:
+    if not (isinstance(axis, tuple | list) and axis and isinstance(axis[0], str)):
+        raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}")
+    name, *rest = axis
+    if len(rest) == 1:
+        return {name: rest[0]}
+    try:
+        low, high = map(float, rest)
+    except (TypeError, ValueError) as error:
+        raise BadParameter(f"an axis is {FORMS}, got {axis!r:.80}") from error
+    if not -math.inf < low < high < math.inf:
+        raise BadParameter(f"axis {name!r} must have lowest < highest, got {low!r} and {high!r}")
+    return {name: Range(low, high)}
+
+
+def two_axes(*given: Axes | None) -> dict[str, Range | ArrayLike]:
+    """The axes of a plane."""
+    found = as_axes(*(axis for axis in given if axis is not None))
+    if len(found) != 2:
+        one = "; along one axis use dmft.sweep({name: values}, measure, ...)" * (len(found) == 1)
+        raise BadParameter(f"a plane has two axes, each {FORMS}; got {list(found)}{one}")
+    return found
+
+
+def as_points(
+    given: Mapping[str, ArrayLike] | Sequence[Mapping[str, Any] | Axis] | Axis | Points,
+) -> Points:
+    """Axes of a product, or a list of parameters by name."""
+    if isinstance(given, Points):
+        return given
+    axes = _product(given)
+    if axes is not None:
+        if not axes:
+            raise BadParameter("a sweep needs at least one parameter with its values")
+        columns = tuple(_column(name, values) for name, values in axes.items())
+        return Points(tuple(axes), tuple(c.size for c in columns), columns, True)
+    rows: list[Any] = list(given)
+    if not rows or not all(isinstance(row, Mapping) and row for row in rows):
+        raise BadParameter(
+            "points are a mapping of names to values or a list of axes (all combinations), or a "
+            f"list of mappings; an axis is {FORMS}"
+        )
+    names = tuple(rows[0])
+    for n, row in enumerate(rows):
+        if set(row) != set(names):
+            raise BadParameter(
+                f"point {n} has the parameters {sorted(row)}, point 0 {sorted(names)}"
+            )
+    columns = tuple(_column(name, [row[name] for row in rows]) for name in names)
+    return Points(names, (len(rows),), columns, False)
+
+
+def _product(given: Any) -> Mapping[str, Any] | None:
+    """Axes of all combinations; None for a list of points."""
+    if isinstance(given, tuple | list) and given and isinstance(given[0], str):
+        return as_axes(given)  # type: ignore[arg-type]
+    if isinstance(given, tuple | list) and any(isinstance(axis, tuple) for axis in given):
+        return as_axes(*given)
+    return given if isinstance(given, Mapping) else None
+
+
+def _column(name: str, values: ArrayLike) -> NDArray[Any]:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadParameter(f"the name of a parameter must be an identifier, got {name!r}")
+    try:
+        array = np.array(values)
+        if array.dtype == object:  # SymPy's numbers
+            array = np.array(as_python(array.tolist()))
+    except (TypeError, ValueError):  # rows of unequal lengths, say
+        array = np.empty(0)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iuf":
+        raise BadParameter(f"{name} must have a non-empty list of numbers, got {values!r:.80}")
+    if not np.all(np.isfinite(array)):
+        raise BadParameter(f"{name} contains a value that is not finite")
+    if array.dtype.kind != "f" and max(int(array.max()), -int(array.min())) > LARGEST:
+        raise BadParameter(
+            f"{name} contains an integer beyond 2**53, which floating-point numbers cannot "
+            "represent"
+        )
+    return array if array.dtype.kind == "f" else array.astype(np.int64)
+
 
 MISSING = STATUSES.index(Status.INTERRUPTED)
 

@@ -12,12 +12,11 @@ from dmft.arrays import Array
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.expectation import Expectation
 from dmft.equations.rules.coordinates import Given
-from dmft.equations.rules.fluctuations import RuleNoise
 from dmft.equations.rules.forms import Opaque
 from dmft.equations.rules.latex import row_names
 from dmft.equations.rules.moments import Moments
 from dmft.equations.rules.nodes import rule_of, value_at
-from dmft.equations.rules.rates import OpenMoments, Rates
+from dmft.equations.rules.rates import OpenMoments, Rates, RuleNoise
 from dmft.equations.symbols import gamma
 from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter

@@ -22,8 +22,8 @@ from dmft.solvers.runge_kutta import explicit
 from dmft.solvers.runge_kutta.explicit import evaluate_rows
 from dmft.solvers.runge_kutta.layout import Events
 from dmft.solvers.signatures import DOMAIN, RHS
-from dmft.solvers.stochastic import layout as codes
-from dmft.solvers.stochastic.layout import COVARIANCE, Plan, Scratch, Walk
+from dmft.solvers.stochastic import loop as codes
+from dmft.solvers.stochastic.loop import COVARIANCE, Plan, Scratch, Walk
 
 STATUS = {
     codes.WALKING: Status.INTERRUPTED,

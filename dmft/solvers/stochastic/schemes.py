@@ -24,11 +24,17 @@ import math
 from dmft.compiled import njit
 from dmft.solvers.runge_kutta.layout import OPTIONS
 from dmft.solvers.runge_kutta.primitives import inlined
-from dmft.solvers.stochastic.layout import PATHS_SIGNATURE, WALKING
-from dmft.solvers.stochastic.loop import drift_and_factor, evaluate, factor_noise, paths_loop
-from dmft.solvers.stochastic.noise import draw_areas
+from dmft.solvers.stochastic.loop import (
+    PATHS_SIGNATURE,
+    WALKING,
+    draw_areas,
+    drift_and_factor,
+    evaluate,
+    factor_noise,
+    paths_loop,
+)
 
-BUILT_ON = "5f93370cdef3aaa9"
+BUILT_ON = "83a4edc29c8896b0"
 
 
 @inlined

@@ -20,6 +20,7 @@ from scipy.linalg.lapack import dtrtrs
 
 from dmft.arrays import Array
 from dmft.names import Status
+from dmft.solvers.checkpoint import Stepper, march
 from dmft.solvers.two_time.descent_process import (
     Arrays,
     DescentTask,
@@ -28,7 +29,6 @@ from dmft.solvers.two_time.descent_process import (
     teacher_fields,
 )
 from dmft.solvers.two_time.descent_sampled import BLOCK, PARTNERS, advance, respond
-from dmft.solvers.two_time.march import Stepper, march
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.names import Status
-from dmft.solvers.two_time.march import Stepper
+from dmft.solvers.checkpoint import Stepper
 from dmft.solvers.two_time.network_kernels import (
     BLOCK,
     add_rows,

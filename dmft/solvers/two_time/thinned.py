@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from dmft.arrays import Array
 from dmft.names import Status
 from dmft.record import Short
+from dmft.solvers.checkpoint import Stepper
 from dmft.solvers.pointers import pointer
 from dmft.solvers.two_time import advance as compiled
 from dmft.solvers.two_time.advance import advance, thin
-from dmft.solvers.two_time.march import Stepper
 from dmft.solvers.two_time.step import LOCAL, PAIR, ROWS, SIGNALS, Work, begin
 
 # The number of its axes (from the last) that are times, for each array of the state.

@@ -15,7 +15,7 @@ from dmft.analysis.boundary_trace import check_options, trace_boundary
 from dmft.analysis.diagram import read_axis
 from dmft.analysis.phase_diagram import read_result
 from dmft.analysis.plane import FAILED, Seen
-from dmft.analysis.sweeps.points import Axes, Range, two_axes
+from dmft.analysis.sweeps.sweep import Axes, Range, two_axes
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.names import Status

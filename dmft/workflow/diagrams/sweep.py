@@ -14,9 +14,8 @@ from numpy.typing import ArrayLike
 
 from dmft.analysis.diagram import Coarse, Kept, named_diagram, read_axis
 from dmft.analysis.phase_diagram import PhaseDiagram
-from dmft.analysis.sweeps.points import Axes, Axis, as_points, two_axes
 from dmft.analysis.sweeps.run_sweep import run_sweep
-from dmft.analysis.sweeps.sweep import Sweep
+from dmft.analysis.sweeps.sweep import Axes, Axis, Sweep, as_points, two_axes
 from dmft.errors import BadParameter
 from dmft.model import Alignment, Overlaps
 from dmft.progress import ProgressOption

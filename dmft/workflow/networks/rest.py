@@ -24,8 +24,7 @@ from dmft.gaussian.nodes.grid import array_function
 from dmft.model.random_network import RandomNetwork
 from dmft.names import Status
 from dmft.record import Record
-from dmft.workflow.networks.gaussian_rest import gaussian_sites, guesses
-from dmft.workflow.networks.growth import lotka_volterra
+from dmft.workflow.networks.explicit_rest import gaussian_sites, guesses, lotka_volterra
 from dmft.workflow.networks.sites import FEWER, NODES, Rest, has_kinks, normal_nodes, populated
 
 # Steps of the relaxation of a site towards its rest state, and the accuracy of its rate.

@@ -21,8 +21,7 @@ from dmft.record import Record
 from dmft.solvers.jobs import Job
 from dmft.solvers.two_time.network_sweep import Perturbed
 from dmft.validation import checked
-from dmft.workflow.networks.gaussian_rest import GaussianSites, gaussian_sites
-from dmft.workflow.networks.growth import AtRest, growth_sites
+from dmft.workflow.networks.explicit_rest import AtRest, GaussianSites, gaussian_sites, growth_sites
 from dmft.workflow.networks.rest import NetworkFixedPoint, rest_points
 from dmft.workflow.networks.sites import at_values, declared
 from dmft.workflow.networks.stationary import Stationary, leaky_states, stationary_state

@@ -28,7 +28,7 @@ from dmft.model.algorithm import check_fraction
 from dmft.model.loss import LABEL, NAMED, PREDICTION
 from dmft.names import VERSION, Status
 from dmft.record import in_full
-from dmft.solvers.checkpoint import claim
+from dmft.solvers.checkpoint import StepFile, array_in, asked, claim
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.pointers import pointer
 from dmft.solvers.solution import SEVERITY, Values
@@ -42,7 +42,6 @@ from dmft.solvers.two_time.descent_process import (
 from dmft.solvers.two_time.descent_response import measured
 from dmft.solvers.two_time.descent_sampled import SAMPLE
 from dmft.solvers.two_time.descent_sweep import JITTER, Sweep, begin, march_on, overlaps, result_of
-from dmft.solvers.two_time.march import StepFile, array_in, asked
 from dmft.solvers.two_time.run import DescentRun, judged, settled
 from dmft.symbolic_lock import once
 from dmft.workflow.solve import Solver, declared, equations_of

@@ -20,9 +20,9 @@ from dmft.laws import Law, Normal
 from dmft.model.random_network import RandomNetwork, starts_of, step_of, valued
 from dmft.names import VERSION, Status
 from dmft.progress import ProgressOption
+from dmft.solvers.checkpoint import Stepper, asked, march
 from dmft.solvers.jobs import Job, run_tasks, thread_count
 from dmft.solvers.solution import Values
-from dmft.solvers.two_time.march import Stepper, asked, march
 from dmft.solvers.two_time.network_closed import Closed
 from dmft.solvers.two_time.network_sweep import SiteProblem, Sweep, kept_columns
 from dmft.solvers.two_time.run import NETWORK_AXES, NetworkRun

@@ -19,8 +19,7 @@ from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.solution import Values
 from dmft.solvers.stochastic.ensemble import PathEnsemble
-from dmft.solvers.stochastic.paths import solve_paths
-from dmft.solvers.stochastic.request import checked_counts
+from dmft.solvers.stochastic.paths import checked_counts, solve_paths
 from dmft.workflow.solve import Options, Solver
 from dmft.workflow.solving.inputs import problem_of, run_inputs, watch_of
 from dmft.workflow.solving.one_pass import is_open

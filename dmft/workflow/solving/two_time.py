@@ -19,12 +19,11 @@ from dmft.errors import BadParameter
 from dmft.model.random_network import valued
 from dmft.names import VERSION, Status
 from dmft.progress import Progress, ProgressOption
-from dmft.solvers.checkpoint import Digest, claim
+from dmft.solvers.checkpoint import Digest, StepFile, asked, claim, march
 from dmft.solvers.jobs import Job
 from dmft.solvers.run import save_times
 from dmft.solvers.solution import Values
 from dmft.solvers.two_time.advance import ITERATE
-from dmft.solvers.two_time.march import StepFile, asked, march
 from dmft.solvers.two_time.run import TwoTimeRun, interpolate
 from dmft.solvers.two_time.step import DIAGONAL
 from dmft.solvers.two_time.thinned import Control, March, VolterraProblem

@@ -17,7 +17,7 @@ from dmft.compiled import njit
 from dmft.solvers.problem import Block, Problem
 from dmft.solvers.signatures import DOMAIN_SIGNATURE, JACOBIAN_SIGNATURE, RHS_SIGNATURE
 from dmft.solvers.stochastic.ensemble import PathEnsemble
-from dmft.solvers.stochastic.noise import draw_areas, draw_increments
+from dmft.solvers.stochastic.loop import draw_areas, draw_increments
 from dmft.solvers.stochastic.paths import solve_paths
 
 

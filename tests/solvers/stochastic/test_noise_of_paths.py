@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dmft.solvers.stochastic.noise import path_key, words
+from dmft.solvers.stochastic.loop import path_key, words
 
 
 @njit

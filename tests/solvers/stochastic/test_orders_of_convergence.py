@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 
-from dmft.solvers.stochastic.noise import path_key
+from dmft.solvers.stochastic.loop import path_key
 
 # So short that the next power of the step does not show in the slopes.
 T_END = 0.05

@@ -126,7 +126,7 @@ def test_starts_without_a_covariance_are_refused(indefinite, absorbed):
 
 
 def test_a_start_outside_that_was_not_tested_ends_its_path(absorbed, monkeypatch):
-    monkeypatch.setattr("dmft.solvers.stochastic.request.TESTED_STARTS", 1)
+    monkeypatch.setattr("dmft.solvers.stochastic.paths.TESTED_STARTS", 1)
     run = solve_paths(
         absorbed.problem, {"y": [5.0, -1.0]}, 0.1, paths=2, dt=0.1, widths={}, keep_paths=True,
         parameters=absorbed.parameters,
