@@ -30,10 +30,10 @@ from dmft.equations.views.paper_units import (
     summed_numbers,
 )
 from dmft.equations.views.printer import EquationPrinter, Notation
-from dmft.equations.views.token_outputs import TABLE_ERROR
+from dmft.equations.views.token_outputs import TABLE_ERROR, declared_tokens
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
-from dmft.model import FIELD, SequenceModel
+from dmft.model import FIELD
 from dmft.model.loss import name_of
 from dmft.names import LETTERS
 from dmft.typeset.fragment import align, fitted
@@ -93,7 +93,7 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     sums = summed(equations, notation)
     sequence = model.reads_sequences
     noisy = bool(getattr(equations, "noise", None))
-    text = _sequence(model) if sequence else _committee(model, printer, algorithm, sums, body)
+    text = declared_tokens(model) if sequence else _committee(model, printer, algorithm, sums, body)
     numbers = _numbers(model, printer)
     hidden = {"learning_rate"} if not algorithm.one_pass and equations.is_flow else {}
     rates = _rates(algorithm, printer, hidden)
@@ -110,13 +110,26 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
         shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
-    step = "" if sequence else step_of(equations, printer, r"\psi" in body)
-    rule = f"{_rule(equations, rates, printer)}{step}{shown} {_clock(equations, notation)}"
+    updates = r"\psi" in body and not re.search(r"\\psi(_\{j\})? &=", body)
+    step = "" if sequence else step_of(equations, printer, updates)
+    if step and algorithm.one_pass and algorithm.on_sphere:
+        step = f"{step[:-1]}{_rescaled(equations, printer, body)}."
+    rule = _rule(equations, rates, printer, bool(step))
+    rule += f"{step}{shown} {_clock(equations, notation)}"
     if algorithm.one_pass and not sequence:
         free_of = "" if algorithm.is_flow else ", which are independent of the samples"
-        first = f"${printer.letter('Q')}(0)$ and ${printer.letter('M')}(0)$"
-        rule += f" The equations start from {first} of the initial weights{free_of}."
+        velocity = " and velocity" * ("the velocity is" in step)
+        rule += f" Initial conditions are the overlaps of the initial weights{velocity}{free_of}."
     return fitted(f"{text}\n{rule}", width)
+
+
+def _rescaled(equations: Any, printer: EquationPrinter, body: str) -> str:
+    """What follows an update on the sphere."""
+    single = unit_widths(Subject(equations.model, (), equations.algorithm))[0]
+    w = "w" if single else "w_j"
+    fixed = re.search(r"\$Q[^$]* = (1|\\delta_\{[^}]*\})\$", body)
+    length = rf"$\|{w}\|^2 = {printer.letter('dim')}$" if fixed else "its initial length"
+    return f", then rescales ${w}$ to {length}"
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -158,7 +171,7 @@ def _committee(
         rf"{floor}$"
     )
     defined = AVERAGED in body and model.clusters is None  # over the local fields
-    risk += "." if defined else ", where the average is over new examples."
+    risk += "." if defined else ", where the average is over a fresh example."
     indices = _indices(model, algorithm, body, single)
     told: tuple[str, ...] = (_law(model, printer, rows[1]), indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, rows, body))
@@ -285,18 +298,6 @@ def _indices(model: Model, algorithm: Any, body: str, single: tuple[bool, bool])
     return f"Indices {_joined(told)}." if told else ""
 
 
-def _sequence(model: SequenceModel) -> str:
-    """Networks of a sequence model."""
-    return (
-        rf"Sequences of $L = {model.length}$ "
-        r"tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
-        r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
-        r"$h^*_l = w^* \cdot x_l/\sqrt{d}$ of the target, "
-        r"$|w|^2 = |w^*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
-        r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
-    )
-
-
 def _numbers(model: Any, printer: EquationPrinter) -> list[str]:
     """Declared numbers of a model."""
     found = []
@@ -327,8 +328,8 @@ def _rates(algorithm: Any, printer: EquationPrinter, hidden: Collection[str]) ->
     return found
 
 
-def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str:
-    """The algorithm, with its numbers, in a sentence."""
+def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter, has_step: bool) -> str:
+    """The algorithm, with its numbers, in a sentence; what a step is follows if it `has_step`."""
     algorithm = equations.algorithm
     if algorithm.is_flow:
         return "The weights follow the gradient flow of the population risk."
@@ -347,6 +348,8 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
         if algorithm.loss is None
         else f" on {_loss(algorithm.loss, printer)}"
     )
+    if has_step:
+        return f"The weights are trained by {name[0].lower()}{name[1:]}{on.rstrip(',')}{numbers}."
     one = getattr(algorithm, "batch_size", 0) == 1
     words = f"{name}{on} uses {'a fresh sample' if one else 'fresh samples'} in each step{numbers}"
     direction = getattr(algorithm, "direction", "")
@@ -364,8 +367,9 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter) -> str
 def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
     """A loss by its name and, but for the correlation loss, as a formula."""
     if isinstance(loss, str):
-        square = rf" $\frac{{1}}{{2}} (f - {printer.letter('y')})^2$"
-        return f"the {loss} loss" + (square if loss == "squared" else "")
+        y = printer.letter("y")
+        shown = {"squared": rf"\frac{{1}}{{2}} (f - {y})^2", "correlation": f"1 - {y} f"}
+        return f"the {loss} loss" + (rf" $\ell = {shown[loss]}$" if loss in shown else "")
     name = name_of(loss).replace("huber", "Huber")
     y = printer.letter("y")
     own = EquationPrinter({}, {"y": y})
@@ -375,6 +379,7 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
 
     cases = loss.args if isinstance(loss, sp.Piecewise) else ((loss, sp.true),)
     shown = [f"${doprint(e)}$" + ("" if c == sp.true else f" for ${doprint(c)}$") for e, c in cases]
+    shown[0] = shown[0].replace("$", r"$\ell = ", 1)
     words, formula = " ".join(["the", *([name] if name else []), "loss"]), " and ".join(shown)
     return f"{words}, {formula} otherwise," if len(cases) > 1 else f"{words} {formula}"
 
@@ -399,7 +404,15 @@ def _clock(equations: Any, notation: Notation) -> str:
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words = words.replace(r"\gamma", rate)
-    words += f", {'with ' if ' of order ' in rest else ''}{_mathematical(rest)}" if rest else ""
+    fixed, _, limit = rest.strip().partition(" of order one as ")
+    if limit and not getattr(equations, "noise", None) and equations.kind == "ode":
+        held = _joined([*map(_mathematical, fixed.replace(" and ", ", ").split(", "))])
+        words += (
+            f"; as {_mathematical(limit)} at fixed {held}, the overlaps concentrate on the "
+            "solution of the following equations"
+        )
+    elif rest:
+        words += f", {'with ' if limit else ''}{_mathematical(rest)}"
     definitions = getattr(equations, "definitions", ())
     if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
         return f"{words}. Averages are interpolated in tables, with an error below ${TABLE_ERROR}$."

@@ -16,6 +16,7 @@ from dmft.display.declaration import declaration, escape
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.equations.views.explicit import ExplicitEquations
+from dmft.equations.views.latex import only_rate
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
 from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
@@ -372,7 +373,8 @@ def _sections(
         return [text]
     title = [rf"\subsection*{{System {titled}}}"] if titled else []
     declared = declaration(record, width, notation, text)
-    equations = f"The equations of motion are\n{_not_again(text, declared)}"
+    equation = "equation of motion is" if only_rate(text) else "equations of motion are"
+    equations = f"The {equation}\n{_not_again(text, declared)}"
     return [*title, declared, equations]
 
 

@@ -422,7 +422,7 @@ def test_phase_retrieval_is_explained_on_two_pages(tmp_path):
     assert "(2 pages," in file.with_suffix(".log").read_text(errors="replace").replace("\n", "")
     line = r"M \left[\left(4 - 24 \gamma\right) \left(1 - M^{2}\right) - 2 \gamma \Delta\right]"
     assert text.rindex(line) > text.index(r"\section*{Derivation}")
-    equations = text.split("The equations of motion")[1].split("Rows of constant length")[0]
+    equations = text.split("The equation of motion")[1].split("Rows of constant length")[0]
     assert r"_{j" not in equations
 
 
@@ -632,11 +632,10 @@ def test_losses_and_rules_are_declared_in_words(tmp_path):
         return " ".join(dmft.latex(tmp_path / "a.tex", found).read_text().split())
 
     half = r"\left|{f - y}\right|"
-    assert (
-        "on the Huber loss, " + rf"$\frac{{\left(f - y\right)^{{2}}}}{{2}}$ for ${half} \leq 1$"
-        in (text(dmft.SGD(0.1, loss="huber")))
-    )
-    assert r"on the hinge loss $\max\left(0, 1 - y f\right)$ uses" in text(
+    square = r"$\ell = \frac{\left(f - y\right)^{2}}{2}$"
+    huber = text(dmft.SGD(0.1, loss="huber"))
+    assert rf"on the Huber loss, {square} for ${half} \leq 1$" in huber
+    assert r"on the hinge loss $\ell = \max\left(0, 1 - y f\right)$, with" in text(
         dmft.SGD(0.1, loss="hinge")
     )
     rule = dmft.UpdateField(sp.tanh(y - h), fields=(h, h_star, y), learning_rate=0.1)

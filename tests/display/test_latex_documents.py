@@ -266,9 +266,9 @@ def test_the_printed_step_has_the_drift_of_the_overlaps():
     equations = dmft.derive(dmft.Model(erf(2), erf(1)), dmft.SGD(0.5))
     text = document(equations)
     assert (
-        r"$w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} \frac{\partial \ell}{\partial h_j} \, x$"
+        r"updates $w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} \partial_{h_j} \ell \, x$."
     ) in text
-    assert "The equations start from $Q(0)$ and $M(0)$ of the initial weights" in text
+    assert "Initial conditions are the overlaps of the initial weights, which are" in text
     Q, M = np.array([[1.2, 0.3], [0.3, 0.8]]), np.array([[0.4], [-0.2]])
     covariance = np.block([[Q, M], [M.T, np.eye(1)]])
     fields = np.random.default_rng(1).multivariate_normal(np.zeros(3), covariance, 400_000)
@@ -278,6 +278,18 @@ def test_the_printed_step_has_the_drift_of_the_overlaps():
     drift = -2 * slopes * fields[:, 2:]
     rate = equations.evaluate(dmft.Overlaps(Q, M, np.eye(1)))["M"][:, 0]
     assert (np.abs(drift.mean(0) - rate) < 4 * drift.std(0) / np.sqrt(len(drift))).all()
+
+
+def test_one_order_parameter_is_written_in_the_singular():
+    """On the sphere; the weights are rescaled in the step, and the loss is given once."""
+    text = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1, constraint="sphere")))
+    assert "The equation of motion is" in text
+    assert "In terms of $M$ the risk is" in text
+    assert r"\partial_h \ell \, x$, then rescales $w$ to $\|w\|^2 = d$." in text
+    assert text.count(r"\ell = \frac{1}{2} (f - y)^2") == 1
+    two = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1)))
+    assert "The equations of motion are" in two
+    assert "In these order parameters the risk is" in two
 
 
 def test_mixtures_state_their_clusters_first_and_once():
@@ -307,14 +319,14 @@ def test_letters_of_a_single_teacher_in_sums():
     assert r"\zeta &= K\, g(y),\quad y =" in text
     assert r"\langle g'(x_{j})\,{y}\,g(y) \rangle" in text
     assert r"\,\zeta\," not in text
-    assert r"with $K$ of order one as ${N \to \infty}$" in text
+    assert r"as ${N \to \infty}$ at fixed $K$, the overlaps concentrate" in text
 
 
 def test_momentum_is_declared_by_its_step():
     unit = dmft.Committee(sp.erf(sp.Symbol("z") / sp.sqrt(2)), 1)
     algorithm = dmft.SGD(0.5, momentum=dmft.Momentum(2.0, 0.5))
     text = document(dmft.derive(dmft.Model(unit, unit), algorithm))
-    assert r"$G = -\frac{\gamma}{\sqrt{d}} \frac{\partial \ell}{\partial h} \, x$" in text
-    assert r"$v \leftarrow (1 - \kappa \gamma/d) v + \kappa \gamma/d\, G$" in text
+    assert r"$G = -\frac{\gamma}{\sqrt{d}} \partial_h \ell \, x$" in text
+    assert r"$v \leftarrow (1 - \kappa \gamma/d) v + (\kappa \gamma/d) G$" in text
     assert r"$w \leftarrow w + \alpha_1 G + v$" in text
     assert text.index(r"$\kappa = 2$") < text.index("the risk is")

@@ -129,14 +129,13 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     single = unit_widths(Subject(equations.model, (), algorithm))[0]
     unit, share, mark, total = "" if single else "_j", "", "", ""
     w = ("w" if W == "W" else W) + unit
-    slope = rf"\frac{{\partial \ell}}{{\partial {h}{unit}}}"
-    told, sign = r"With the loss $\ell$", "-"
+    field = h if single else f"{{{h}_j}}"
+    slope, sign, told = rf"\partial_{field} \ell", "-", ""
     if not algorithm.one_pass:
         rate, mark, total = r"\eta", r"^\mu", r"\sum_{\mu=1}^{n} "
         slope = rf"\frac{{\partial \ell^\mu}}{{\partial {h}{unit}^\mu}}"
-        told = r"With the loss $\ell^\mu$ of sample $\mu$"
     elif updates:
-        told += f" and ${update_with(h, single)}$"
+        told = f", with ${update_with(h, single)}$"
         share, sign, slope = "" if single else letter("p"), "+", rf"\psi{unit}"
     if heavy:
         front = rf"{sign.strip('+')}\frac{{{rate}}}{{{share}\sqrt{{{d}}}}}"
@@ -144,15 +143,16 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
         number = d if single else rf"{letter('p')} {d}"
         size = rf"\kappa {rate}/" + (d if single else f"({number})")
         return (
-            rf" {told} and $G{unit} = {front} {slope} \, {x}$, a step is "
-            rf"$v{unit} \leftarrow (1 - {size}) v{unit} + {size}\, G{unit}$, "
+            f" Each step draws a fresh sample, computes $G{unit} = {front} {slope} \\, {x}${told}, "
+            rf"and updates $v{unit} \leftarrow (1 - {size}) v{unit} + ({size}) G{unit}$ and "
             rf"${w} \leftarrow {w} + {direct}v{unit}$; "
             rf"the velocity is $u{unit} = {number}\, v{unit}/{rate}$."
         )
-    return (
-        rf" {told}, a step is ${w} \leftarrow {w} {sign} "
-        rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}{slope} \, {x}{mark}$."
-    )
+    front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"
+    update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"
+    if not algorithm.one_pass:
+        return rf" With the loss $\ell^\mu$ of sample $\mu$, a step is {update}."
+    return f" Each step draws a fresh sample and updates {update}{told}."
 
 
 def with_noise(subject: Subject) -> tuple[Definition, ...]:

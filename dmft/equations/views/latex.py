@@ -393,8 +393,16 @@ def observed_apart(
     starts = {row.split(" ")[0] for row in rows}
     shown = {printer.doprint(s): told for s, told in OBSERVED.items()}
     late += _here([], [f"${y}$ is the {told}" for y, told in shown.items() if y in starts])
-    words = "In these order parameters the risk is" if alone else "The observables are"
+    letter = only_rate("\n".join(rows[:place]))
+    within = f"In terms of ${letter}$" if letter else "In these order parameters"
+    words = f"{within} the risk is" if alone else "The observables are"
     return [align(rows[:place]), *early, *about, words, align(rows[place:]), *late]
+
+
+def only_rate(text: str) -> str:
+    """The letter of which the equations of motion are; empty where there are several."""
+    letters = re.findall(r"^\\frac\{d (.+?)\}\{dt\} &", text, re.MULTILINE)
+    return letters[0] if len(letters) == 1 and "_" not in letters[0] else ""
 
 
 def _here(formulas: Sequence[str], told: Sequence[str] = ()) -> list[str]:

@@ -257,6 +257,18 @@ def in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     )
 
 
+def declared_tokens(model: SequenceModel) -> str:
+    """Networks of a sequence model."""
+    return (
+        rf"Sequences of $L = {model.length}$ "
+        r"tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
+        r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
+        r"$h^*_l = w^* \cdot x_l/\sqrt{d}$ of the target, "
+        r"$|w|^2 = |w^*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
+        r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
+    )
+
+
 def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:
     """A sentence about the fields of the tokens."""
     overlap = "m" if len(TokenLaw.of(model).semantic) == 1 else "m_l"
