@@ -19,12 +19,11 @@ from dmft.equations.views.declared import (
     unit_widths,
 )
 from dmft.equations.views.latex import subject_of
-from dmft.equations.views.laws import AVERAGED
+from dmft.equations.views.laws import AVERAGED, law_of_blocks, overlap_rows
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,
     Subject,
-    gram,
     letters_of,
     outputs_are_sums,
     summed_numbers,
@@ -118,7 +117,7 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     rule += f"{step}{shown} {_clock(equations, notation)}"
     if algorithm.one_pass and not sequence:
         free_of = "" if algorithm.is_flow else ", which are independent of the samples"
-        velocity = " and velocity" * ("the velocity is" in step)
+        velocity = " and velocity" * ("the velocity $u$" in step)
         rule += f" Initial conditions are the overlaps of the initial weights{velocity}{free_of}."
     return fitted(f"{text}\n{rule}", width)
 
@@ -156,11 +155,14 @@ def _committee(
     if model.teacher.activation is None:
         which = "the direction" if single[1] else f"${k} = {model.teacher.width}$ directions"
         target = f"that depend on {which}"
-        if model.label_clusters is not None:
-            target = f"of Gaussian clusters with means along {which}"
+    learns = f"learns labels ${y}$"
+    if model.label_clusters is not None:
+        target = f"of Gaussian clusters with means along {which}"
+        if all(label.is_number for label in model.label_clusters.labels):
+            learns, target = "is trained to classify inputs", f"drawn from {target[3:]}"
     about = (
-        f"A student with {units[0]}weights ${rows[0]}$ learns labels ${y}$ {target} ${rows[1]}$ in "
-        f"${d}$ dimensions,"
+        f"A student with {units[0]}weights ${rows[0]}$ {learns} {target} ${rows[1]}$ in ${d}$ "
+        "dimensions,"
     )
     floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
     name = "The excess risk" if floor else "The population risk"
@@ -173,7 +175,11 @@ def _committee(
     defined = AVERAGED in body and model.clusters is None  # over the local fields
     risk += "." if defined else ", where the average is over a fresh example."
     indices = _indices(model, algorithm, body, single)
-    told: tuple[str, ...] = (_law(model, printer, rows[1]), indices, risk)
+    field = letter("h_star") if model.label_clusters is not None else ""
+    which = "is the projection" if single[1] else "are the projections"
+    along = f"The field ${field}$ {which} of ${letter('x')}$ on ${rows[1]}$."
+    along = along if field and field in body else ""
+    told: tuple[str, ...] = (_law(model, printer, rows[1], body), along, indices, risk)
     formulas = align(_outputs(model, printer, algorithm, sums, rows, body))
     # Said next to the definition of P, instead of after the equations.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
@@ -227,19 +233,13 @@ def _outputs(
     labels = [rf"{y} &= {label},\quad {h_star} = {fields[1]}"]
     if model.label_clusters is not None:
         labels = [rf"{h_star} &= {fields[1]}"] if h_star in body else []
-    every = [*zip(rows, single, strict=True)]
-    pairs = zip(("Q &", "M ", "P "), ((0, 0), (0, 1), (1, 1)), strict=True)
-    overlaps = [
-        rf"{letter(name[0])}{name[1:]}= \frac{{{gram(every[i], every[n])}}}{{{d}}}"
-        for name, (i, n) in pairs
-    ]
     linear = model.student.activation == FIELD
     shown = output(0, "" if linear else sigma, ("h", "readout"), means[0])
     first = rf"f &= {shown}" + (" = " if shown == h else rf",\quad {h} = ") + fields[0]
-    return [first, *labels, ",\\quad ".join(overlaps)]
+    return [first, *labels, *overlap_rows(model, rows, single, printer)]
 
 
-def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
+def _law(model: Model, printer: EquationPrinter, W_star: str, body: str) -> str:
     """Activations and the law of the inputs and of the noise."""
     x, y, xi, d = (printer.letter(n) for n in ("x", "y", "noise", "dim"))
     functions = _joined([f"${line}$" for line in functions_of(model, printer)])
@@ -256,19 +256,9 @@ def _law(model: Model, printer: EquationPrinter, W_star: str) -> str:
             rf"{here}The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
             rf"{_joined(names)}: {given}."
         )
-    if model.spectrum is not None and model.clusters is not None:
-        law += (
-            rf" Within cluster $z$ they have the variances $c_{{ze}}$ in $B = {model.blocks}$ "
-            r"blocks that hold the fractions $\phi_e$ of the coordinates; overlaps with the index "
-            r"$e$ are those of the rows within a block, not weighted by variances."
-        )
-    elif model.spectrum is not None:
-        law = (
-            rf"{here}The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$ with "
-            rf"$B = {model.spectrum.blocks}$ "
-            r"blocks of eigenvalues $c_e$ and noise factors $\nu_e$; overlaps with the index $e$ "
-            r"are those of the rows within a block, not weighted by $c_e$."
-        )
+    if model.spectrum is not None:
+        plain = here + law_of_blocks(model, x, r"\nu" in body)
+        law = f"{law} {law_of_blocks(model)}" if model.clusters else plain
     if model.label_noise != 0:
         law = rf"{law.removesuffix('.')} and ${xi} \sim \mathcal{{N}}(0, 1)$; the label noise has "
         law += f"variance ${printer.letter('label_noise')}$."

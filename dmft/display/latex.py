@@ -53,6 +53,12 @@ OF_DECLARATION = re.compile(
     r"|, \$(?:\\Delta|\\sigma\^2) = 0\$(?=[,.])|^Here \$(?:\\Delta|\\sigma\^2) = 0\$\.\n?",
     re.MULTILINE,
 )
+# What is said of the blocks of a spectrum, and sums over them.
+BLOCKS_TOLD = re.compile(
+    r"\nHere block \$e =[^\n]* of the coordinates\.|block \$e = [^\n]* of the coordinates, "
+    r"|, block \$e =[^\n]* of the coordinates(?=\.)"
+)
+OF_BLOCKS = re.compile(r"[A-Z](_\{[^}]*\})? &= \\sum_\{e=1\}\^\{B\} c_\{e\} \\mathsf")
 NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
 # A sentence in front of equations that have gone.
 LEADS = re.compile(r"^[^\n]*(?:[:,]| is| are)\n(?=\s*\Z|\n)", re.MULTILINE)
@@ -396,11 +402,13 @@ def _not_again(text: str, declared: str) -> str:
             rows
             for rows in equations
             if rows[0].partition(" ")[0] not in outputs
+            and not (r"blockdiag" in declared and OF_BLOCKS.match(rows[0]))
             and not {y.strip("& ") for y in rows[0].split(r",\quad ")} <= {*stated}
         ]
         return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
 
     text = LEADS.sub("", ALIGN.sub(kept, text)).replace("\n\n", "\n")
+    text = BLOCKS_TOLD.sub("", text) if "blockdiag" in declared else text
     for line in stated:
         text = text.replace(f"Here ${line}$.", "").replace(f"Here ${line}$, ", "Here ")
         text = text.replace(f", ${line}$.", ".").replace(f", ${line}$, ", ", ")

@@ -311,7 +311,8 @@ BASE_LATEX = {name: latex for name, (latex, _) in BASES.items()} | {
 }
 # Rows that optimisers keep, in all blocks at once or in one, as their index says.
 ROW_LATEX = {"velocity": "u", "average": r"\bar{w}"}
-BASE_LATEX |= {f"{front}{name}": QUANTITIES[name].latex for name in KEPT for front in ("", BLOCK)}
+BASE_LATEX |= {name: QUANTITIES[name].latex for name in KEPT}
+BASE_LATEX |= {f"{BLOCK}{name}": rf"\mathsf{{{QUANTITIES[name].latex}}}" for name in KEPT}
 BASE_LATEX["c"] = r"\tilde{a}"
 BASE_LATEX |= {
     f"{stem}_{row}": rf"{letter}^{{{mark}{shown}}}"

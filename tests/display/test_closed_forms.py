@@ -1094,7 +1094,7 @@ def test_a_mixture_is_printed_as_averages_of_the_update():
     text = " ".join(lines)
     assert r"(h, h^*) \sim \mathcal{N}" in text
     assert r"s_c \Omega" in text
-    assert r"\mathcal{R} &= \frac{1}{2} \langle (f - y)^{2} \rangle" in text
+    assert r"\mathcal{R} &= \frac{1}{2} \sum_c \rho_c \langle (f - y_c)^{2} \rangle_c" in text
     assert "z_{1}" not in text
     at = np.array([[0.9, 0.2], [0.2, 0.7]]), np.array([[0.3, -0.2], [0.1, 0.4]]), np.eye(2)
 

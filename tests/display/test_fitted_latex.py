@@ -281,7 +281,8 @@ def test_every_printed_index_is_bound_and_no_letter_has_two_meanings(name):
         assert "eigenvalue $c_e$" in text
     if "velocities" in name:
         assert r"$\kappa = 1" in text
-        assert (r"$L = u \cdot w^* / d$" if width == 1 else "$L = u w^* / d$") in text
+        one = r"$\mathsf{L}_e = u_e \cdot w_e^* / d$" if inputs else r"$L = u \cdot w^* / d$"
+        assert (one if width == 1 else "$L = u w^* / d$") in text
 
 
 def test_explanations_print_signs_and_lengths_as_formulas():

@@ -300,6 +300,13 @@ def test_mixtures_state_their_clusters_first_and_once():
     assert r"\sigma" not in text
     assert text.index(r"\mu_2 = -0.7") < text.index("The equations of motion")
     assert r"\bar{f}" not in text
+    assert "is trained to classify inputs drawn from Gaussian clusters" in text
+    two = document(dmft.derive(dmft.Model(dmft.Committee(ERF, 2), model.inputs), dmft.SGD(0.5)))
+    assert r"\mathcal{R} &= \frac{1}{2} \sum_c \rho_c \langle (f - y_c)^{2} \rangle_c." in two
+    assert r"where averages are $\langle \cdot \rangle_c$" in two
+    assert r"$h^*$ is the projection of $x$ on $w^*$" in two
+    assert "form=" not in two
+    assert two.count(r"\psi_{j} &=") == two.count(r"\ell =") == 1
     assert "$p$, $k$" not in document(dmft.derive(of_two(1), dmft.SGD(0.5)))
 
 
@@ -330,3 +337,24 @@ def test_momentum_is_declared_by_its_step():
     assert r"$v \leftarrow (1 - \kappa \gamma/d) v + (\kappa \gamma/d) G$" in text
     assert r"$w \leftarrow w + \alpha_1 G + v$" in text
     assert text.index(r"$\kappa = 2$") < text.index("the risk is")
+
+
+def test_overlaps_with_a_spectrum_are_defined_once():
+    """By blocks, as those of the velocity; the values of the blocks are given."""
+    unit = dmft.Committee(ERF, 1)
+    model = dmft.Model(unit, unit, inputs=dmft.Spectrum([0.5, 2.0], [0.25, 0.75]))
+    text = document(dmft.derive(model, dmft.SGD(0.5, momentum=dmft.Momentum(2.0))))
+    for line in (
+        r"\mathsf{Q}_e &= \frac{\|w_e\|^2}{d}",
+        r"Q &= \frac{w^\top \Sigma w}{d} = \sum_e c_e \mathsf{Q}_e",
+        r"eigenvalues $c_e = (0.5, 2)$, which hold the fractions $\phi_e = (0.25, 0.75)$",
+        r"$\nu_e = c_e \phi_e$",
+        r"$\mathsf{L}_e = u_e \cdot w_e^* / d$",
+        r"\frac{d \mathsf{M}_{e}}{dt} &= \mathsf{L}_{e}",
+        "Initial conditions are the overlaps of the initial weights and velocity",
+    ):
+        assert text.count(line) == 1, line
+    assert len(re.findall(r"^[QMP] &=", text, re.MULTILINE)) == 2
+    assert "block $e = 1" not in text
+    flow = document(dmft.derive(model, dmft.GradientFlow()))
+    assert r"\nu_e" not in flow

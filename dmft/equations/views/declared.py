@@ -17,7 +17,7 @@ import sympy as sp
 from dmft.arrays import Array
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name, live, mapped, used_bases
-from dmft.equations.symbols import ONLY, ROW_LATEX, numbers
+from dmft.equations.symbols import BASE_LATEX, ONLY, ROW_LATEX, numbers
 from dmft.equations.update.law import target
 from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.views.collected import summed
@@ -32,9 +32,9 @@ from dmft.equations.views.networks import (
 from dmft.equations.views.paper_units import Subject, gram, in_sums, outputs_are_sums
 from dmft.equations.views.printer import EquationPrinter, KernelPrinter
 from dmft.equations.views.unit_sums import without_deltas
-from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model, Momentum
+from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model, Momentum, Spectrum
 from dmft.model.algorithm import numbers_of
-from dmft.names import BLOCK, QUANTITIES
+from dmft.names import BLOCK
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
@@ -118,6 +118,7 @@ def update_with(h: str, single: bool) -> str:
 def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     """The update of the weights in a step, where it is a plain gradient; by `updates` psi."""
     algorithm, letter = equations.algorithm, printer.letter
+    subject = Subject(equations.model, tuple(equations.definitions), algorithm)
     heavies = {n: y for n, y in vars(algorithm).items() if isinstance(y, Momentum)}
     heavy = next(iter(heavies.values()), None)
     algorithm = replace(algorithm, **dict.fromkeys(heavies, 0)) if heavies else algorithm
@@ -126,7 +127,7 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     if changed or not plain or equations.kind == "map" or getattr(equations, "is_flow", False):
         return ""
     h, W, x, d, rate = (letter(y) for y in ("h", "W", "x", "dim", "learning_rate"))
-    single = unit_widths(Subject(equations.model, (), algorithm))[0]
+    single = unit_widths(subject)[0]
     unit, share, mark, total = "" if single else "_j", "", "", ""
     w = ("w" if W == "W" else W) + unit
     field = h if single else f"{{{h}_j}}"
@@ -140,13 +141,16 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     if heavy:
         front = rf"{sign.strip('+')}\frac{{{rate}}}{{{share}\sqrt{{{d}}}}}"
         direct = rf"\alpha_1 G{unit} + " if heavy.direct != 0 else ""
-        number = d if single else rf"{letter('p')} {d}"
+        number, is_ = (d, "is") if single else (rf"{letter('p')} {d}", "has the rows")
+        kappa = assigned(r"\kappa", printer.doprint(heavy.rate))
+        overlaps = ", ".join(overlaps_of("velocity", subject, printer))
         size = rf"\kappa {rate}/" + (d if single else f"({number})")
         return (
             f" Each step draws a fresh sample, computes $G{unit} = {front} {slope} \\, {x}${told}, "
             rf"and updates $v{unit} \leftarrow (1 - {size}) v{unit} + ({size}) G{unit}$ and "
             rf"${w} \leftarrow {w} + {direct}v{unit}$; "
-            rf"the velocity is $u{unit} = {number}\, v{unit}/{rate}$."
+            rf"the momentum rate is ${kappa}$ and the velocity $u$ {is_} "
+            rf"${number}\, v{unit}/{rate}$, with the overlaps {overlaps}."
         )
     front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"
     update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"
@@ -335,9 +339,9 @@ def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
     rows = zip(inputs.weights, inputs.means, inputs.scales, strict=True)
     lines = []
     for number, (weight, mean, scale) in enumerate(rows, start=1):
-        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = {_listed(mean)}"
+        text = rf"\rho_{number} = {weight:.4g},\ \mu_{number} = {listed(mean)}"
         if inputs.fractions is not None:
-            text += rf",\ c_{{{number} e}} = {_listed(scale)}"
+            text += rf",\ c_{{{number} e}} = {listed(scale)}"
         elif np.any(inputs.scales != 1):
             text += rf",\ s_{number} = {scale:g}"
         if inputs.labels is not None:
@@ -345,11 +349,18 @@ def inputs_latex(inputs: GaussianMixture | None) -> list[str]:
             text += rf",\ y_{number} = {sp.latex(inputs.labels[number - 1].xreplace(label))}"
         lines.append(text)
     if inputs.fractions is not None:
-        lines.append(rf"\phi_e = {_listed(inputs.fractions)}")
+        lines.append(rf"\phi_e = {listed(inputs.fractions)}")
     return lines
 
 
-def _listed(values: Array) -> str:
+def noise_factor(spectrum: Spectrum) -> str:
+    """The noise factor of a block."""
+    plain = np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions)
+    return r"\nu_e = c_e \phi_e" if plain else r"\nu_e"
+
+
+def listed(values: Array) -> str:
+    """Numbers in brackets, one without."""
     text = ", ".join(f"{y:g}" for y in values)
     return f"({text})" if len(values) > 1 else text
 
@@ -378,22 +389,10 @@ def meanings_latex(
     if shown & {"S_update", "psi"} == {"S_update"} and algorithm.loss is not None:
         told.append(update_of_loss(subject))
     names = {d.name.removeprefix(BLOCK) for d in definitions if d.role == "rate"}
-    single = unit_widths(subject) if model.family == "overlaps" else (False, False)
-    W, star = (
-        printer.letter(name).lower() if one else printer.letter(name)
-        for name, one in zip(("W", "W_star"), single, strict=True)
-    )
     for row, letter in ROW_LATEX.items():
         if any(name.startswith(row) for name in names):
             told.append(f"${letter}$ is the {row} of the weights")
-        own = (letter, single[0])
-        others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
-        others[f"{row}_average"] = (r"\bar{w}", single[0])
-        told += [
-            f"${QUANTITIES[name].latex} = {gram(own, other)} / {printer.letter('dim')}$"
-            for name, other in others.items()
-            if name in names
-        ]
+        told += overlaps_of(row, subject, printer)
     spectrum = getattr(model, "spectrum", None)
     read = {n for e in definitions for n in used_bases(e.expr)}
     readout = getattr(model.student, "readout", None)
@@ -405,9 +404,35 @@ def meanings_latex(
             rf"fraction $\phi_e$ of the coordinates"
         )
         if "noise_factor" in read:
-            plain = bool(np.allclose(spectrum.noise, spectrum.eigenvalues * spectrum.fractions))
-            told.append(r"$\nu_e = c_e \phi_e$" if plain else r"$\nu_e$ is its noise factor")
+            factor = noise_factor(spectrum)
+            told.append(f"${factor}$" + " is its noise factor" * ("=" not in factor))
     return told
+
+
+def overlaps_of(row: str, subject: Subject, printer: EquationPrinter) -> list[str]:
+    """Overlaps of a row that an optimiser keeps, those that have rates; by blocks if these have."""
+    names = {d.name for d in subject.definitions if d.role == "rate"}
+    blocks = any(name.startswith(BLOCK) for name in names)
+    single = unit_widths(subject) if subject.model.family == "overlaps" else (False, False)
+    W, star = (
+        printer.letter(name).lower() if one else printer.letter(name)
+        for name, one in zip(("W", "W_star"), single, strict=True)
+    )
+    own = (ROW_LATEX[row], single[0])
+    others = {f"{row}_M": (star, single[1]), f"{row}_Q": (W, single[0]), row: own}
+    others[f"{row}_average"] = (r"\bar{w}", single[0])
+    front, e = (BLOCK, "_e") if blocks else ("", "")
+
+    def placed(matrix: tuple[str, bool]) -> tuple[str, bool]:
+        base, hat, up = matrix[0].partition("^")
+        return f"{base}{e}{hat}{up}", matrix[1]
+
+    return [
+        f"${BASE_LATEX[front + name]}{e} = {gram(placed(own), placed(other))} / "
+        f"{printer.letter('dim')}$"
+        for name, other in others.items()
+        if front + name in names
+    ]
 
 
 def assigned(letter: str, value: str) -> str:

@@ -72,7 +72,8 @@ if TYPE_CHECKING:
 __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 
 NUMERICAL = "Averages that have no closed form are computed numerically."
-CLOSED = 'These averages have closed forms, which form="{}" prints.'
+# A comment in the source.
+CLOSED = '% These averages have closed forms, which form="{}" prints.'
 # What observables beside the risk are.
 OBSERVED = {x.loss: "expected loss", x.error_rate: "probability of a wrong sign"}
 # Sentences about functions that equations contain.
@@ -226,6 +227,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     averaged = tuple(mapped(d, dict.fromkeys(gone, sp.S.Zero)) for d in averaged)
     sentences, named = name_averages(left, printer)
     rows = system_latex(subject.kind, definitions, printer, written)
+    rows = laws.risk_by_cluster(rows, model, printer) if at_once and mixture else rows
     functions = [] if sequences else functions_latex(model, printer)  # these are written out
     tokens = {a.args[:3]: a for d in left for a in d.expr.atoms(TokenAverage)}
     steps = noise.latex(printer, increments) if noise else []

@@ -7,6 +7,7 @@ papers print the averages of the update that these are equal to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import sympy as sp
 
@@ -17,11 +18,11 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import error_is_linear, error_of, noiseless_label, students_at
 from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.update.rates import on_sphere
-from dmft.equations.views.declared import unit_widths
-from dmft.equations.views.paper_units import Subject
+from dmft.equations.views.declared import listed, noise_factor, unit_widths
+from dmft.equations.views.paper_units import Subject, gram
 from dmft.equations.views.printer import EquationPrinter
 from dmft.gaussian.derivative import derivative
-from dmft.model import FIELD, SGD, GaussianMixture, GradientFlow, Model
+from dmft.model import FIELD, SGD, GaussianMixture, GradientFlow, Model, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.model.loss import LABEL, PREDICTION, loss_expr
 from dmft.typeset.fragment import align
@@ -29,6 +30,8 @@ from dmft.typeset.fragment import align
 AVERAGED = r"Averages $\langle \cdot \rangle$"
 # Closed forms of clusters with more operations are printed as averages.
 LONGEST_OF_CLUSTERS = 240
+# Eigenvalues of more blocks are not listed.
+MOST_LISTED = 6
 
 
 def at_once(subject: Subject) -> tuple[Definition, ...] | None:
@@ -134,19 +137,33 @@ def law_of_clusters(
     mean = rf"\mu_c\, ({M}, {P})" if mixture.means.shape[1] == 1 else rf"({M} \mu_c, {P} \mu_c)"
     mean = mean if (mixture.means != 0).any() else "0"
     scale = "s_c " if (mixture.scales != 1).any() else ""
-    label = rf"{y} = {y}_c,\quad " * (model.label_clusters is not None and model.label_noise == 0)
+    label = rf"{y} = {y}_c,\quad " * _labels_are_clusters(model)
+    inside = r", where averages are $\langle \cdot \rangle_c$," * bool(label)
     noise = ""
     if model.label_noise != 0:
         noise = rf" and the noise ${letter('noise')} \sim \mathcal{{N}}(0, 1)$"
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {P} \end{{pmatrix}}"
     return [
         rf"{AVERAGED} are over the cluster $c$, of probability $\rho_c$, and over the local "
-        f"fields{noise}; in cluster $c$",
+        f"fields{noise}; in cluster $c${inside}",
         align([
             rf"& {label}({h}, {h_star}) \sim \mathcal{{N}}({mean}, {scale}{Omega}),"
             rf"\quad {Omega} = {matrix}"
         ]),
     ]  # fmt: skip
+
+
+def _labels_are_clusters(model: Model) -> bool:
+    """Whether the label of a sample is that of its cluster."""
+    return model.label_clusters is not None and model.label_noise == 0
+
+
+def risk_by_cluster(rows: Sequence[str], model: Model, printer: EquationPrinter) -> list[str]:
+    """Rows with the risk as a sum over clusters, which fix the labels."""
+    y = printer.letter("y") if _labels_are_clusters(model) else None
+    square = rf"\left\langle (f - {y})^{{2}} \right\rangle"
+    by_cluster = rf"\sum_c \rho_c \left\langle (f - {y}_c)^{{2}} \right\rangle_c"
+    return [row.replace(square, by_cluster) for row in rows]
 
 
 def law_latex(
@@ -191,6 +208,53 @@ def law_latex(
     return [
         rf"{AVERAGED} are over the {centred}local fields{whose},",
         align(lines),
+    ]
+
+
+def law_of_blocks(model: Model, x: str = "", noisy: bool = True) -> str:
+    """The law of inputs `x` with a spectrum, or what blocks add to that of clusters."""
+    if not x:
+        return (
+            rf"Within cluster $z$ they have the variances $c_{{ze}}$ in $B = {model.blocks}$ "
+            r"blocks that hold the fractions $\phi_e$ of the coordinates; overlaps with the index "
+            r"$e$ are those of the rows within a block, not weighted by variances."
+        )
+    spectrum, values = cast("Spectrum", model.spectrum), ("", "")
+    if spectrum.blocks <= MOST_LISTED:
+        values = (f" = {listed(spectrum.eigenvalues)}", f" = {listed(spectrum.fractions)}")
+    return (
+        rf"The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$, "
+        r"$\Sigma = \operatorname{blockdiag}(c_e I)$ with $B = "
+        rf"{spectrum.blocks}$ blocks $e$ of eigenvalues $c_e{values[0]}$, which hold the fractions "
+        rf"$\phi_e{values[1]}$ of the coordinates; an index $e$ of weights means their components "
+        r"in block $e$" + (f", and noise factors are ${noise_factor(spectrum)}$." if noisy else ".")
+    )
+
+
+def overlap_rows(
+    model: Model, rows: Sequence[str], single: Sequence[bool], printer: EquationPrinter
+) -> list[str]:
+    """Rows that define the overlaps of weights, with a spectrum those in a block and their sums."""
+    d, blocks = printer.letter("dim"), model.spectrum is not None and model.clusters is None
+    shown = [f"{w[0]}_e{w[1:]}" if blocks else w for w in rows]
+    every = [*zip(shown, single, strict=True)]
+    pairs = zip("QMP", ((0, 0), (0, 1), (1, 1)), strict=True)
+    grams = {
+        printer.letter(y): rf"= \frac{{{gram(every[i], every[n])}}}{{{d}}}" for y, (i, n) in pairs
+    }
+    if not blocks:
+        first, *others = (f"{name} {text}" for name, text in grams.items())
+        return [",\\quad ".join([first.replace("=", "&=", 1), *others])]
+    parts = [rf"\mathsf{{{y}}}_e" for y in "QMP"]
+    sums = [rf"\sum_e c_e {y}" for y in parts]
+    q, m, p = grams
+    w = rows[0]
+    whole = rf"{w}^\top \Sigma {w}" if single[0] else rf"{w} \Sigma {w}^\top"
+    first, *others = (f"{y} {text}" for y, text in zip(parts, grams.values(), strict=True))
+    return [
+        ",\\quad ".join([first.replace("=", "&=", 1), *others]),
+        rf"{q} &= \frac{{{whole}}}{{{d}}} = {sums[0]}",
+        rf"{m} &= {sums[1]},\quad {p} = {sums[2]}",
     ]
 
 
