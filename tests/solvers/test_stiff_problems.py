@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import sympy as sp
 
+import dmft
 from dmft.compiled import njit
 from dmft.solvers.events import Event
 from dmft.solvers.problem import Block, Problem
@@ -106,3 +108,18 @@ def test_errors_of_backward_differentiation_follow_the_tolerance(stiff, rtol):
     run = long_run(stiff, method="BDF", rtol=rtol, atol=rtol / 100)
     assert run.status == "ok"
     assert np.max(np.abs(run.y - np.cos(run.t))) < 10 * rtol
+
+
+def test_a_run_that_is_stiff_at_once_goes_on_by_backward_differences():
+    """Its first step was in proportion to 1/y'' (order one errs by h^2 y''): less than t resolves.
+
+    With the noise of z^7 the overlap decays at a rate of 2e12 until it is below the tolerance.
+    """
+    z = sp.Symbol("z", real=True)
+    model = dmft.Model(dmft.Committee(z**7, 1), dmft.Committee(z**2, 1))
+    equations = dmft.derive(model, dmft.SGD(0.01, constraint="sphere"))
+    run = dmft.solve(equations, dmft.Overlaps([[1.0]], [[0.1]]), 1.0)
+    assert run.status == "ok"
+    assert "on: BDF took over" in run.message
+    assert run.statistics["steps"] < 1000
+    assert abs(run.M[-1, 0, 0]) < 1e-10

@@ -63,7 +63,8 @@ def _first_step(rhs, tableau, task, work, y, t):  # type: ignore[no-untyped-def]
             return h
         work.low[i] -= work.k[0, i]
     bend = max(speed, in_tolerances(work.low, y, task) / h)
-    second = max(1e-6, h * 1e-3) if bend <= 1e-15 else (0.01 / bend) ** (1.0 / tableau.order)
+    power = 1.0 / max(tableau.order, 2)  # steps of order one err by h^2
+    second = max(1e-6, h * 1e-3) if bend <= 1e-15 else (0.01 / bend) ** power
     return min(100.0 * h, second)
 
 
