@@ -33,10 +33,9 @@ from dmft.codegen.functions import (
     matrix_domain,
     node_loop,
 )
-from dmft.codegen.fuse import Loop, Scope, fuse, loop_header, render
+from dmft.codegen.graph import FIXED, Graph, Index, Loop, Scope, fuse, loop_header, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, place
-from dmft.codegen.nodes import FIXED, Graph, Index
 from dmft.codegen.packing import ALL_NODES, MOVABLE, NOISE_CONSTANT, OPTIONAL_WIDTHS, Layout
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import placed_on_nodes

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.fuse import NAME, Loop, Scope, loop_header
+from dmft.codegen.graph import FIXED, NAME, Loop, Node, Scope, loop_header
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import loop_index
-from dmft.codegen.nodes import FIXED, Node
 from dmft.codegen.packing import ALL_NODES, CHUNK
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, used_bases

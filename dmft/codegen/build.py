@@ -174,10 +174,10 @@ def build_two_time(equations: DescentEquations | TwoTime) -> DescentProblem | Vo
     """Compile equations in two times; of a flow, the descent that steps through it."""
     given = cast(Any, equations)
     if given.family == "two-time":
-        from dmft.codegen.two_time.volterra import build_volterra
+        from dmft.codegen.two_time_volterra import build_volterra
 
         return build_volterra(given)
-    from dmft.codegen.two_time.process import build_descent
+    from dmft.codegen.two_time_process import build_descent
 
     return build_descent(given.equations)
 

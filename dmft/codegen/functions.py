@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from dmft.codegen.fuse import Loop, loop_over
+from dmft.codegen.graph import Loop, loop_over
 from dmft.codegen.packing import ALL_NODES
 from dmft.emit import emit_expression
 from dmft.emit.expression import shared_lines

@@ -11,7 +11,7 @@ import sympy as sp
 from dmft.codegen.assemble import array_axes, code_names, module_text, rates_function
 from dmft.codegen.build import description, layout_of
 from dmft.codegen.functions import PointFunctions
-from dmft.codegen.fuse import Loop, Scope
+from dmft.codegen.graph import Loop, Scope
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering, loop_index, place
 from dmft.codegen.packing import layout

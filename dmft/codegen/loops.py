@@ -12,9 +12,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from dmft.codegen.functions import POINT
-from dmft.codegen.fuse import Scope, loop_header, product_text
-from dmft.codegen.lower import COVARIANCE, MOMENTS, ROWS, filling
-from dmft.codegen.nodes import (
+from dmft.codegen.graph import (
     FIXED,
     FOUR_FIELDS,
     FUNCTIONS,
@@ -22,9 +20,13 @@ from dmft.codegen.nodes import (
     Graph,
     Index,
     Node,
+    Scope,
     count_uses,
     factors,
+    loop_header,
+    product_text,
 )
+from dmft.codegen.lower import COVARIANCE, MOMENTS, ROWS, filling
 from dmft.codegen.packing import flat_index
 from dmft.emit.expression import sum_text
 

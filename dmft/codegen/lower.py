@@ -9,7 +9,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.codegen.functions import POINT, PointFunctions
-from dmft.codegen.nodes import COST, FIXED, SAME, Graph, Index, Node, factors, terms
+from dmft.codegen.graph import COST, FIXED, SAME, Graph, Index, Node, factors, terms
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation

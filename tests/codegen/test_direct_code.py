@@ -12,6 +12,8 @@ from numba.core.sigutils import normalize_signature
 
 import dmft
 from dmft.codegen import assemble, diffusion
+from dmft.codegen import two_time_sample as sample
+from dmft.codegen import two_time_volterra as volterra
 from dmft.codegen.build import (
     DIVIDER,
     ONE_STATE,
@@ -21,7 +23,6 @@ from dmft.codegen.build import (
 )
 from dmft.codegen.functions import SPECIAL
 from dmft.codegen.linearised import compiled_adjoint
-from dmft.codegen.two_time import sample, volterra
 from dmft.compiled import direct, records
 from dmft.compiled.machine_code import Unknown, code_parts, read_code
 from dmft.emit import load_module

@@ -84,7 +84,7 @@ def test_activation_parameter_in_compiled_code(activations):
 
 
 def test_loops_fuse_only_where_no_value_passes():
-    from dmft.codegen.fuse import Loop, fuse, render
+    from dmft.codegen.graph import Loop, fuse, render
 
     def loop(line):
         return Loop("for m in range(p):", [line])

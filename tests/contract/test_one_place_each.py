@@ -63,7 +63,7 @@ def test_a_law_of_inputs_is_one_function():
 
 
 # Who makes the text of a loop from data: the writer, and what knows of triangles, blocks, chunks.
-WRITERS = {"fuse.py", "loops.py", "assemble.py", "blocks.py", "chunks.py"}
+WRITERS = {"graph.py", "loops.py", "assemble.py", "blocks.py", "chunks.py"}
 CODEGEN = Path(dmft.__file__).parent / "codegen"
 LOOP = re.compile(r"\bfor\b.*\bin range\(")
 
@@ -85,7 +85,7 @@ def loop_texts(path):
 
 def test_loops_are_written_in_one_place():
     """Of one pass and of two times, headers, bounds and depth of loops are the same work."""
-    assert loop_texts(CODEGEN / "fuse.py")[0]
+    assert loop_texts(CODEGEN / "graph.py")[0]
     for path in CODEGEN.rglob("*.py"):
         filled, whole = loop_texts(path)
         if path.parent.name == "export":  # trees of loops, printed in several languages

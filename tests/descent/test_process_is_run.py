@@ -11,7 +11,7 @@ import scipy.special
 import sympy as sp
 
 import dmft
-from dmft.codegen.two_time import process as generator
+from dmft.codegen import two_time_process as generator
 from dmft.display.latex import document
 from dmft.emit import load_module
 from dmft.equations.averages.expectation import Expectation

@@ -8,7 +8,7 @@ import sympy as sp
 from scipy.stats import norm
 
 import dmft
-from dmft.codegen.nodes import COST
+from dmft.codegen.graph import COST
 from dmft.equations.array_functions import FUNCTIONS
 from dmft.equations.averages.passes import CODED, without_code
 from dmft.errors import NotClosed

@@ -10,7 +10,7 @@ from scipy.special import erf
 from scipy.stats import norm
 
 import dmft
-from dmft.codegen.two_time.site import build_network
+from dmft.codegen.two_time_site import build_network
 from dmft.errors import BadParameter, UnprovenStep
 from dmft.laws import Bernoulli, Discrete, Laplace, Normal, Rademacher, Uniform
 from dmft.solvers.checkpoint import march

@@ -10,7 +10,7 @@ import sympy as sp
 from scipy.special import iv, ive
 
 import dmft
-from dmft.codegen.two_time.volterra import build_volterra
+from dmft.codegen.two_time_volterra import build_volterra
 from dmft.solvers.checkpoint import march
 from dmft.solvers.two_time.thinned import Control, start
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dmft.codegen.assemble import array_axes, filled_arrays, write_definition
-from dmft.codegen.fuse import Loop, fuse, render
+from dmft.codegen.graph import FUNCTIONS, Graph, Loop, count_uses, fuse, render
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import Lowering
-from dmft.codegen.nodes import FUNCTIONS, Graph, count_uses
 from dmft.equations import symbols as x
 from dmft.equations.definitions import LEAST_VARIANCE, Definition, ErfSquare, FieldRoot, live
 from dmft.equations.views.text import comment_text

@@ -107,7 +107,7 @@ def process_definitions(algorithm: GradientDescent) -> tuple[Definition, ...]:
     """Field of a sample, averages over samples, recursions of overlaps and kernels; named terms.
 
     Everything that is run over time: code is generated from these definitions
-    (`dmft.codegen.two_time.process`), in their order at each step.
+    (`dmft.codegen.two_time_process`), in their order at each step.
     """
     j, l = x.j, x.l  # noqa: E741
     own = sp.Sum(R_theta[t, s, j, l] * g_at[s, l], (s, 0, t - 1), (l, 1, x.p))

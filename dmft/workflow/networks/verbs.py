@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import half_width
-from dmft.codegen.two_time.site import build_network
+from dmft.codegen.two_time_site import build_network
 from dmft.equations.two_time.network import NetworkEquations, derive_network
 from dmft.errors import BadParameter
 from dmft.laws import Normal

@@ -13,8 +13,8 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array, half_width
-from dmft.codegen.two_time.process import build_descent
-from dmft.codegen.two_time.sample import build_bend, build_measure, knots_of
+from dmft.codegen.two_time_process import build_descent
+from dmft.codegen.two_time_sample import build_bend, build_measure, knots_of
 from dmft.equations.averages.passes import averages
 from dmft.equations.risk import PopulationRisk, population_risk
 from dmft.equations.two_time.descent import DescentEquations

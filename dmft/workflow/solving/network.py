@@ -12,7 +12,7 @@ import numpy as np
 import sympy as sp
 
 from dmft.arrays import Array, extrapolation, half_width
-from dmft.codegen.two_time.site import build_network, gaussian_sites
+from dmft.codegen.two_time_site import build_network, gaussian_sites
 from dmft.equations.two_time.network import NetworkEquations
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.rules import scrambled_sobol, to_normal

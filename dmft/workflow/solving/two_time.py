@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import ArrayLike
 
 from dmft.arrays import Array
-from dmft.codegen.two_time.volterra import build_volterra
+from dmft.codegen.two_time_volterra import build_volterra
 from dmft.equations.two_time.problem import TwoTime
 from dmft.errors import BadParameter
 from dmft.model.random_network import valued

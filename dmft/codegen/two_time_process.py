@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 
 from dmft.codegen.assemble import code_names
-from dmft.codegen.fuse import Loop, render
+from dmft.codegen.graph import Index, Loop, render
 from dmft.codegen.lower import AXIS
-from dmft.codegen.nodes import Index
-from dmft.codegen.two_time.lowering import OF_A_STEP, TimeLowering, statements
-from dmft.codegen.two_time.sample import build_sample, parameter_order, sample_source
+from dmft.codegen.two_time_lowering import OF_A_STEP, TimeLowering, statements
+from dmft.codegen.two_time_sample import build_sample, parameter_order, sample_source
 from dmft.emit import load_module
 from dmft.equations import symbols as x
 from dmft.equations.definitions import Definition, base_name

@@ -12,10 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 import sympy as sp
 
 from dmft.codegen.functions import POINT
-from dmft.codegen.fuse import Loop, Scope, loop_header
+from dmft.codegen.graph import (
+    FIXED,
+    SUM_COST,
+    TEXT_COST,
+    Graph,
+    Index,
+    Loop,
+    Node,
+    Scope,
+    loop_header,
+)
 from dmft.codegen.loops import LoopWriter
 from dmft.codegen.lower import AXIS, Lowering
-from dmft.codegen.nodes import FIXED, SUM_COST, TEXT_COST, Graph, Index, Node
 from dmft.emit import emit_expression
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import Expectation

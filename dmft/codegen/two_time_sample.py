@@ -8,8 +8,7 @@ from typing import Any
 import sympy as sp
 
 from dmft.codegen.functions import FAST, imports
-from dmft.codegen.fuse import Loop, loop_over, render
-from dmft.codegen.nodes import Index
+from dmft.codegen.graph import Index, Loop, loop_over, render
 from dmft.emit import emit_expression, load_module
 from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At

@@ -10,9 +10,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from dmft.codegen.functions import imports
-from dmft.codegen.fuse import NAME, render
-from dmft.codegen.nodes import Index
-from dmft.codegen.two_time.lowering import AT_ROW, ROW, RowLowering, statements
+from dmft.codegen.graph import NAME, Index, render
+from dmft.codegen.two_time_lowering import AT_ROW, ROW, RowLowering, statements
 from dmft.emit import load_module
 from dmft.equations.two_time.normal_form import NormalForm, normal_form
 from dmft.equations.two_time.problem import TwoTime, block_name

@@ -1,1 +1,0 @@
-"""Code of equations in two times."""
