@@ -29,7 +29,7 @@ from dmft.equations.views.paper_units import (
     summed_numbers,
 )
 from dmft.equations.views.printer import EquationPrinter, Notation
-from dmft.equations.views.token_outputs import TABLE_ERROR, declared_tokens
+from dmft.equations.views.token_outputs import TokenOutputs, declared_tokens, step_of_tokens
 from dmft.explanation.latex import SPECIAL
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD
@@ -92,7 +92,8 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     sums = summed(equations, notation)
     sequence = model.reads_sequences
     noisy = bool(getattr(equations, "noise", None))
-    text = declared_tokens(model) if sequence else _committee(model, printer, algorithm, sums, body)
+    text = declared_tokens(model, printer, algorithm.loss == "squared", body) if sequence else ""
+    text = text or _committee(model, printer, algorithm, sums, body)
     numbers = _numbers(model, printer)
     hidden = {"learning_rate"} if not algorithm.one_pass and equations.is_flow else {}
     rates = _rates(algorithm, printer, hidden)
@@ -108,17 +109,21 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
         )
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
-        shown += f" Parameters: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
+        of = " of the target" if sequence and not model.student.parameters else ""
+        shown += f" Parameters{of}: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
     updates = r"\psi" in body and not re.search(r"\\psi(_\{j\})? &=", body)
-    step = "" if sequence else step_of(equations, printer, updates)
-    if step and algorithm.one_pass and algorithm.on_sphere:
+    step = step_of_tokens(model, algorithm) if sequence else step_of(equations, printer, updates)
+    if step and algorithm.one_pass and algorithm.on_sphere and not sequence:
         step = f"{step[:-1]}{_rescaled(equations, printer, body)}."
     rule = _rule(equations, rates, printer, bool(step))
+    if sequence and TokenOutputs(model).letter == "A":
+        rule = rule.replace("(f - y)^2", r"\|A - y\|_F^2")
     rule += f"{step}{shown} {_clock(equations, notation)}"
-    if algorithm.one_pass and not sequence:
+    if algorithm.one_pass:
+        what = "alignments" if sequence else "overlaps"
         free_of = "" if algorithm.is_flow else ", which are independent of the samples"
         velocity = " and velocity" * ("the velocity $u$" in step)
-        rule += f" Initial conditions are the overlaps of the initial weights{velocity}{free_of}."
+        rule += f" Initial conditions are the {what} of the initial weights{velocity}{free_of}."
     return fitted(f"{text}\n{rule}", width)
 
 
@@ -394,18 +399,20 @@ def _clock(equations: Any, notation: Notation) -> str:
     if slowed:
         rate = EquationPrinter({}, letters_of(notation)).doprint(step_size(equations.algorithm))
         words = words.replace(r"\gamma", rate)
+    what = "alignments" if equations.model.reads_sequences else "overlaps"
+    if what == "alignments" and not equations.algorithm.is_flow:
+        rest = rest or "gamma of order one as d -> infinity"
     fixed, _, limit = rest.strip().partition(" of order one as ")
     if limit and not getattr(equations, "noise", None) and equations.kind == "ode":
         held = _joined([*map(_mathematical, fixed.replace(" and ", ", ").split(", "))])
         words += (
-            f"; as {_mathematical(limit)} at fixed {held}, the overlaps concentrate on the "
+            f"; as {_mathematical(limit)} at fixed {held}, the {what} concentrate on the "
             "solution of the following equations"
         )
     elif rest:
         words += f", {'with ' if limit else ''}{_mathematical(rest)}"
-    definitions = getattr(equations, "definitions", ())
-    if any(d.expr.has(TokenAverage) for d in definitions):  # which are not made for a sentence
-        return f"{words}. Averages are interpolated in tables, with an error below ${TABLE_ERROR}$."
+    if any(d.expr.has(TokenAverage) for d in getattr(equations, "definitions", ())):
+        return f"{words}."  # these are not made for a sentence
     # How averages are computed is said where they are.
     space = getattr(equations, "space", None)
     claim = "" if space is None else space.approximation("exact", equations.error)

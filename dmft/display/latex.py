@@ -17,6 +17,7 @@ from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import only_rate
+from dmft.equations.views.token_outputs import OUTPUTS
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
 from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
@@ -379,6 +380,7 @@ def _sections(
         return [text]
     title = [rf"\subsection*{{System {titled}}}"] if titled else []
     declared = declaration(record, width, notation, text)
+    text = text.partition(OUTPUTS)[0]
     equation = "equation of motion is" if only_rate(text) else "equations of motion are"
     equations = f"The {equation}\n{_not_again(text, declared)}"
     return [*title, declared, equations]

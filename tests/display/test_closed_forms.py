@@ -607,10 +607,14 @@ def test_attention_of_two_tokens_is_one_page():
     assert text.count(r"\mathbb{E} \Bigl[") + text.count(r"\mathbb{E}\left[") == 2
     assert len(text.split("\n")) < 32
     assert not re.search(r"\d\.\d|F_\{|\\mathcal\{E\}_", text)
-    assert r"A_{a b}(h) &= \frac{e^{h_a h_b}}{\sum_{c=1}^{2} e^{h_a h_c}}" in text
+    assert r"A_{i j}(h) &= \frac{\exp\left(h_i h_j\right)}{\sum_{k=1}^{2} \exp" in text
+    assert text.index(r"\epsilon_i &= A_{ii}(h) - y_{ii}(h^*)") > text.index("epsilon_{1}^{2}")
     assert "A_{12}" not in text
     assert "A_{21}" not in text
-    assert r"\frac{\omega}{1 + e^{- 2 a^{2}}} + \left(1 - \omega\right) A_{11}(h^*)" in text
+    assert (
+        r"\frac{\omega}{1 + \exp\left(- 2 a^{2}\right)} + \left(1 - \omega\right) A_{11}(h^*)"
+        in text
+    )
     assert "overlap" not in text
 
 

@@ -358,3 +358,23 @@ def test_overlaps_with_a_spectrum_are_defined_once():
     assert "block $e = 1" not in text
     flow = document(dmft.derive(model, dmft.GradientFlow()))
     assert r"\nu_e" not in flow
+
+
+def test_attention_defines_its_outputs_and_its_step_before_the_equations():
+    a, omega = sp.symbols("a omega", positive=True)
+    model = dmft.literature.positional_semantic(a, omega)
+    text = document(dmft.derive(model, dmft.SGD(sp.Symbol("gamma"))))
+    order = (
+        r"h_l &= \frac{w \cdot (x_l + p_l)}{\sqrt{d}}",
+        r"$\|w\|^2 = \|w^*\|^2 = d$, $p_1 = -p_2$, $\|p_1\| = 1$, $p_1 \cdot w^* = 0$",
+        r"A_{i j}(h) &=",
+        r"\epsilon_i &= A_{ii}(h) - y_{ii}(h^*)",
+        r"$\ell = \frac{1}{2} \|A - y\|_F^2$",
+        r"$w \leftarrow w - \frac{\gamma}{\sqrt{d}} \sum_l \partial_{h_l} \ell \, (x_l + p_l)$",
+        "Parameters of the target: $a$",
+        "the alignments concentrate on the solution",
+        "The equations of motion are",
+        r"\epsilon_{1}^{2} + \epsilon_{2}^{2}",
+    )
+    assert [*order] == sorted(order, key=text.index)
+    assert text.count("tables") == 1

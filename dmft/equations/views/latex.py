@@ -48,6 +48,7 @@ from dmft.equations.views.printer import (
 )
 from dmft.equations.views.text import in_exponentials, model_names, printed_definitions
 from dmft.equations.views.token_outputs import (
+    OUTPUTS,
     alignments_of,
     in_one_line,
     law_of_tokens,
@@ -324,7 +325,8 @@ def token_latex(subject: Subject, page: Page) -> str:
     parts = [
         *clock(subject, page, printer),
         align(rows),
-        law_of_tokens(model, printer) + " Outputs of student and target are",
+        law_of_tokens(model, printer),
+        OUTPUTS,
         align(outputs.functions(printer.letters)),
     ]
     return fitted("\n".join(parts), page.width)

@@ -8,10 +8,12 @@ softmax of two tokens, are one with the weight two.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import sympy as sp
 
@@ -21,13 +23,16 @@ from dmft.equations.sequence.moments import SequenceMoments
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.equations.views.printer import EquationPrinter
 from dmft.gaussian.tables.tokens import TokenAverage, TokenLaw
-from dmft.model import FIELD, Attention, SequenceModel, SequenceNetwork, token_fields
+from dmft.model import FIELD, SGD, Attention, SequenceModel, SequenceNetwork, token_fields
+from dmft.typeset.fragment import align
 
 # Outputs are written out one by one up to this number, and as sums over an index beyond it.
 WRITTEN_OUT = 2
 ZERO = r"\langle h_l \rangle = 0"
 # What tables promise, relative to the root of the second moments.
 TABLE_ERROR = "10^{-10}"
+OUTPUTS = "Outputs of student and target are"
+EXPONENTIAL = re.compile(r"(?<![a-z\\])e\^\{((?:[^{}]|\{[^{}]*\})*)\}")
 MEAN = sp.Symbol(r"\bar{h}", real=True)
 # Points at which the sum of two outputs is compared with a constant.
 POINTS = (sp.Rational(1, 3), sp.Rational(-7, 5), sp.Rational(11, 8), sp.Rational(2, 9))
@@ -103,7 +108,8 @@ class TokenOutputs:
         errors = [self.name("y", one.index, "h^*") for one in shown]
         slopes = [rf"\partial_{{h_l}} {name}" for name in names]
         if self.squared:
-            errors = [rf"\left[{f} - {y}\right]" for f, y in zip(names, errors, strict=True)]
+            pairs = zip(shown, names, errors, strict=True)
+            errors = [self.error(one) or rf"\left[{f} - {y}\right]" for one, f, y in pairs]
             values, space = [f"{e}^{{2}}" for e in errors], " "
         else:
             values, space = [rf"{f}\,{y}" for f, y in zip(names, errors, strict=True)], r"\,"
@@ -127,12 +133,17 @@ class TokenOutputs:
             x.jacobian_square: _front(number) + _average(f"{length} {squares}"),
         }
 
+    def error(self, one: Output) -> str:
+        """The name of an error on the diagonal of a matrix, of which two are written out."""
+        named = self.squared and self.letter == "A" and not self.running
+        return rf"\epsilon_{{{one.index[0]}}}" if named and len({*one.index}) == 1 else ""
+
     @property
     def running(self) -> str:
         """Indices of a sum over outputs, empty where these are written out."""
         if len(self.outputs) <= WRITTEN_OUT:
             return ""
-        return "a,b" if len(self.outputs[0].index) > 1 else "i"
+        return "i,j" if len(self.outputs[0].index) > 1 else "i"
 
     @property
     def by_index(self) -> tuple[Output, ...]:
@@ -159,15 +170,17 @@ class TokenOutputs:
         for one in self.outputs:
             shown = printer.doprint(at_fields(one.target, "h^*", known))
             rows.append(f"{self.name('y', one.index, 'h^*')} &= {shown}")
-        return rows
+        if any(map(self.error, self.outputs)):
+            rows.append(r"\epsilon_i &= A_{ii}(h) - y_{ii}(h^*)")
+        return [EXPONENTIAL.sub(r"\\exp\\left(\1\\right)", row) for row in rows]
 
     def softmax(self, rows: list[str]) -> dict[sp.Expr, str]:
         """Entries of the attention matrix by name; their definition as a row."""
         student, length = self.model.student, self.model.length
         assert isinstance(student, Attention)
         matrix = student.matrix
-        below = rf"\sum_{{c=1}}^{{{length}}} e^{{h_a h_c}}"
-        row = rf"A_{{a b}}(h) &= \frac{{e^{{h_a h_b}}}}{{{below}}}"
+        below = rf"\sum_{{k=1}}^{{{length}}} e^{{h_i h_k}}"
+        row = rf"A_{{i j}}(h) &= \frac{{e^{{h_i h_j}}}}{{{below}}}"
         rows.append(row)
         places = [(i, j) for i in range(length) for j in range(length)]
         names = {matrix[i, j]: f"A_{{{i + 1}{j + 1}}}" for i, j in places}
@@ -257,15 +270,51 @@ def in_one_line(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     )
 
 
-def declared_tokens(model: SequenceModel) -> str:
-    """Networks of a sequence model."""
+def declared_tokens(
+    model: SequenceModel, printer: EquationPrinter, squared: bool, body: str
+) -> str:
+    """Networks, overlaps and outputs of a sequence model, of whose equations `body` is the text."""
+    encoding, outputs = model.encoding, TokenOutputs(model, squared)
+    w = "w" if model.tied else "w_l"
+    place = "(x_l + p_l)" if encoding.rank else "x_l"
+    fields = rf"h_l &= \frac{{{w} \cdot {place}}}{{\sqrt{{d}}}},\quad "
+    overlaps = rf"m{w[1:]} &= \frac{{{w} \cdot w^*}}{{d}}"
+    norm = r"\|w\|^2 = \|w^*\|^2 = d" if model.tied else r"\sum_l \|w_l\|^2 = L d"
+    told = f"${norm}$"
+    if encoding.rank == 1:
+        pair = list(encoding.pattern) == [1, -1]
+        p, pattern = "p_1" if pair else "p", sp.latex(tuple(encoding.pattern))
+        overlaps += rf",\quad e = \frac{{w \cdot {p}}}{{\sqrt{{d}}}}"
+        told += ", $p_1 = -p_2$" if pair else rf", $p_l = c_l\, p$, $c = {pattern}$"
+        told += rf", $\|{p}\| = {sp.latex(sp.sqrt(encoding.gram[1, 1]))}$"
+        told += rf", ${p} \cdot w^* = 0$" * encoding.orthogonal
+    elif encoding.rank:
+        overlaps += r",\quad e_a = \frac{w \cdot b_a}{\sqrt{d}}"
+        told += r", $p_l = \sum_a c_{la} b_a$"
+    if isinstance(model.student, SequenceNetwork):
+        overlaps += r",\quad \bar{h} = \sum_l h_l / \sqrt{L}"
+    rows = outputs.functions(printer.letters)
+    lines = [
+        r"A student with weights $w$ learns outputs of a target with weights $w^*$ on sequences of "
+        rf"$L = {model.length}$ tokens $x_l \sim \mathcal{{N}}(0, I_d)$"
+        + r" with positional vectors $p_l$" * bool(encoding.rank) + ",",
+        align([fields + r"h^*_l = \frac{w^* \cdot x_l}{\sqrt{d}}", overlaps]),
+        f"with {told}. {OUTPUTS}",
+        align([y for y in rows if r"\epsilon_" in body or r"\epsilon" not in y]),
+        "Rows of both matrices sum to one. " * any(one.weight > 1 for one in outputs.outputs)
+        + r"$\mathcal{L}$ is the expected loss and $\mathcal{R}$ the population risk.",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def step_of_tokens(model: SequenceModel, algorithm: Any) -> str:
+    """The update of the weights in a step."""
+    if type(algorithm) is not SGD or algorithm.batch_size != 1 or not model.tied:
+        return ""
+    place = "(x_l + p_l)" if model.encoding.rank else "x_l"
     return (
-        rf"Sequences of $L = {model.length}$ "
-        r"tokens $x_l \sim \mathcal{N}(0, I_d)$ with positional vectors $p_l$; "
-        r"fields $h_l = w \cdot (x_l + p_l)/\sqrt{d}$ of the student and "
-        r"$h^*_l = w^* \cdot x_l/\sqrt{d}$ of the target, "
-        r"$|w|^2 = |w^*|^2 = d$. Alignments $m$ with the target and, where there are positions, "
-        r"$e$ with them; $\mathcal{L}$ is the expected loss, $\mathcal{R}$ the population risk."
+        r" Each step draws a fresh sample and updates $w \leftarrow w - \frac{\gamma}{\sqrt{d}} "
+        rf"\sum_l \partial_{{h_l}} \ell \, {place}$, then rescales $w$ to $\|w\|^2 = d$."
     )
 
 
