@@ -19,7 +19,7 @@ from dmft.equations.views.declared import (
     unit_widths,
 )
 from dmft.equations.views.latex import subject_of
-from dmft.equations.views.laws import AVERAGED, law_of_blocks, overlap_rows
+from dmft.equations.views.laws import law_of_blocks, overlap_rows
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,
@@ -156,6 +156,7 @@ def _committee(
     units = [
         "" if one else f"${n}$ hidden units and " for n, one in zip((p, k), single, strict=True)
     ]
+    units[1] = f"one hidden unit, output scale ${p}$ and " if sums and single[1] else units[1]
     target = f"of a teacher with {units[1]}weights"
     if model.teacher.activation is None:
         which = "the direction" if single[1] else f"${k} = {model.teacher.width}$ directions"
@@ -177,8 +178,7 @@ def _committee(
         rf"{name} is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
         rf"{floor}$"
     )
-    defined = AVERAGED in body and model.clusters is None  # over the local fields
-    risk += "." if defined else ", where the average is over a fresh example."
+    risk += r", where $\langle \cdot \rangle$ is the average over a fresh example."
     indices = _indices(model, algorithm, body, single)
     field = letter("h_star") if model.label_clusters is not None else ""
     which = "is the projection" if single[1] else "are the projections"

@@ -266,7 +266,8 @@ def test_the_printed_step_has_the_drift_of_the_overlaps():
     equations = dmft.derive(dmft.Model(erf(2), erf(1)), dmft.SGD(0.5))
     text = document(equations)
     assert (
-        r"updates $w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} \partial_{h_j} \ell \, x$."
+        r"updates $w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} \partial_{h_j} \ell \, x$ "
+        "for the rows $w_j$ of $W$."
     ) in text
     assert "Initial conditions are the overlaps of the initial weights, which are" in text
     Q, M = np.array([[1.2, 0.3], [0.3, 0.8]]), np.array([[0.4], [-0.2]])
@@ -326,6 +327,16 @@ def test_letters_of_a_single_teacher_in_sums():
     assert r"\zeta &= K\, g(y),\quad y =" in text
     assert r"\langle g'(x_{j})\,{y}\,g(y) \rangle" in text
     assert r"\,\zeta\," not in text
+    assert "a teacher with one hidden unit, output scale $K$ and weights $b$" in text
+    assert "for the rows $J_j$ of $J$" in text
+    order = (
+        r"g(z_{1})\,g(z_{2}) ",
+        r"g'(z_{1})\,z_{2}\,g(z_{3})",
+        r"\Lambda_{4} &",
+        r"\Lambda_{0} &",
+    )
+    places = [re.search(re.escape(y).replace("&", "&?"), text).start() for y in order]
+    assert places == sorted(places)
     assert r"as ${N \to \infty}$ at fixed $K$, the overlaps concentrate" in text
 
 

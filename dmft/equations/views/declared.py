@@ -156,7 +156,8 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"
     if not algorithm.one_pass:
         return rf" With the loss $\ell^\mu$ of sample $\mu$, a step is {update}."
-    return f" Each step draws a fresh sample and updates {update}{told}."
+    rows = "" if single else f" for the rows ${w}$ of ${W}$"
+    return f" Each step draws a fresh sample and updates {update}{rows}{told}."
 
 
 def with_noise(subject: Subject) -> tuple[Definition, ...]:

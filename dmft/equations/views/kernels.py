@@ -107,6 +107,8 @@ class Kernels:
                 closed = min(closed, other, key=lambda e: sp.count_ops(rewritten(e)))
             shown = for_print(closed, self.names)
             named = sorted(self.names.take(), key=lambda y: _number(y[0]))
+            used = {y for y, _ in named}  # what others hold comes first
+            named.sort(key=lambda y: bool(y[1].free_symbols & used))
             if limit is not None and sp.count_ops(shown) > limit:
                 return "long"
         rows = self.named if head in self.printer.averages.values() else self.rows
@@ -215,7 +217,8 @@ def kernels_latex(
 ) -> list[str]:
     """Sentences and alignments about averages; `limit` bounds the operations of closed forms."""
     kernels = Kernels(printer)
-    ordered = sorted(averages, key=lambda one: printer.name_of(one.average) or "~")
+    named = lambda one: printer.name_of(one.average) or f"~{len(one.average.parts)}"  # noqa: E731
+    ordered = sorted(averages, key=named)
     shown = {at_means(one.average): one.how for one in ordered}
     for average, how in shown.items():
         kernels.add(average, limit, how)

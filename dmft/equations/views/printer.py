@@ -377,7 +377,7 @@ class KernelPrinter(EquationPrinter):
         if isinstance(base, OneMore):
             text = f"1 + {self._print(base.variance)}"
         if _is_sum(base) and not (alone and power == 1):
-            text = rf"\left({text}\right)"
+            text = rf"\left[{text}\right]" if r"\left(" in text else rf"\left({text}\right)"
         elif power != 1 and (isinstance(base, sp.Indexed) or base.is_Symbol):
             text = _braced(text)
         elif power != 1 and not base.is_number:
