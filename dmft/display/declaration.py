@@ -164,7 +164,7 @@ def _committee(
     learns = f"learns labels ${y}$"
     if model.label_clusters is not None:
         target = f"of Gaussian clusters with means along {which}"
-        if all(label.is_number for label in model.label_clusters.labels):
+        if all(label.is_number for label in model.label_clusters.labels or ()):
             learns, target = "is trained to classify inputs", f"drawn from {target[3:]}"
     about = (
         f"A student with {units[0]}weights ${rows[0]}$ {learns} {target} ${rows[1]}$ in ${d}$ "
@@ -363,8 +363,8 @@ def _loss(loss: str | sp.Expr, printer: EquationPrinter) -> str:
     """A loss by its name and, but for the correlation loss, as a formula."""
     if isinstance(loss, str):
         y = printer.letter("y")
-        shown = {"squared": rf"\frac{{1}}{{2}} (f - {y})^2", "correlation": f"1 - {y} f"}
-        return f"the {loss} loss" + (rf" $\ell = {shown[loss]}$" if loss in shown else "")
+        known = {"squared": rf"\frac{{1}}{{2}} (f - {y})^2", "correlation": f"1 - {y} f"}
+        return f"the {loss} loss" + (rf" $\ell = {known[loss]}$" if loss in known else "")
     name = name_of(loss).replace("huber", "Huber")
     y = printer.letter("y")
     own = EquationPrinter({}, {"y": y})

@@ -357,7 +357,7 @@ def test_overlaps_with_a_spectrum_are_defined_once():
     text = document(dmft.derive(model, dmft.SGD(0.5, momentum=dmft.Momentum(2.0))))
     for line in (
         r"\mathsf{Q}_e &= \frac{\|w_e\|^2}{d}",
-        r"Q &= \frac{w^\top \Sigma w}{d} = \sum_e c_e \mathsf{Q}_e",
+        r"Q &= \sum_e c_e \mathsf{Q}_e = \frac{w^\top \Sigma w}{d}",
         r"eigenvalues $c_e = (0.5, 2)$, which hold the fractions $\phi_e = (0.25, 0.75)$",
         r"$\nu_e = c_e \phi_e$",
         r"$\mathsf{L}_e = u_e \cdot w_e^* / d$",

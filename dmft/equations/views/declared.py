@@ -424,13 +424,8 @@ def overlaps_of(row: str, subject: Subject, printer: EquationPrinter) -> list[st
     others[f"{row}_average"] = (r"\bar{w}", single[0])
     front, e = (BLOCK, "_e") if blocks else ("", "")
 
-    def placed(matrix: tuple[str, bool]) -> tuple[str, bool]:
-        base, hat, up = matrix[0].partition("^")
-        return f"{base}{e}{hat}{up}", matrix[1]
-
     return [
-        f"${BASE_LATEX[front + name]}{e} = {gram(placed(own), placed(other))} / "
-        f"{printer.letter('dim')}$"
+        f"${BASE_LATEX[front + name]}{e} = {gram(own, other, e)} / {printer.letter('dim')}$"
         for name, other in others.items()
         if front + name in names
     ]

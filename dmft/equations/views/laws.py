@@ -219,9 +219,9 @@ def law_of_blocks(model: Model, x: str = "", noisy: bool = True) -> str:
             r"blocks that hold the fractions $\phi_e$ of the coordinates; overlaps with the index "
             r"$e$ are those of the rows within a block, not weighted by variances."
         )
-    spectrum, values = cast("Spectrum", model.spectrum), ("", "")
-    if spectrum.blocks <= MOST_LISTED:
-        values = (f" = {listed(spectrum.eigenvalues)}", f" = {listed(spectrum.fractions)}")
+    spectrum = cast("Spectrum", model.spectrum)
+    shown = (spectrum.eigenvalues, spectrum.fractions)
+    values = [f" = {listed(y)}" * (spectrum.blocks <= MOST_LISTED) for y in shown]
     return (
         rf"The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$, "
         r"$\Sigma = \operatorname{blockdiag}(c_e I)$ with $B = "
@@ -236,26 +236,16 @@ def overlap_rows(
 ) -> list[str]:
     """Rows that define the overlaps of weights, with a spectrum those in a block and their sums."""
     d, blocks = printer.letter("dim"), model.spectrum is not None and model.clusters is None
-    shown = [f"{w[0]}_e{w[1:]}" if blocks else w for w in rows]
-    every = [*zip(shown, single, strict=True)]
-    pairs = zip("QMP", ((0, 0), (0, 1), (1, 1)), strict=True)
-    grams = {
-        printer.letter(y): rf"= \frac{{{gram(every[i], every[n])}}}{{{d}}}" for y, (i, n) in pairs
-    }
-    if not blocks:
-        first, *others = (f"{name} {text}" for name, text in grams.items())
-        return [",\\quad ".join([first.replace("=", "&=", 1), *others])]
-    parts = [rf"\mathsf{{{y}}}_e" for y in "QMP"]
-    sums = [rf"\sum_e c_e {y}" for y in parts]
-    q, m, p = grams
-    w = rows[0]
-    whole = rf"{w}^\top \Sigma {w}" if single[0] else rf"{w} \Sigma {w}^\top"
-    first, *others = (f"{y} {text}" for y, text in zip(parts, grams.values(), strict=True))
-    return [
-        ",\\quad ".join([first.replace("=", "&=", 1), *others]),
-        rf"{q} &= \frac{{{whole}}}{{{d}}} = {sums[0]}",
-        rf"{m} &= {sums[1]},\quad {p} = {sums[2]}",
-    ]
+    heads = [rf"\mathsf{{{y}}}_e" if blocks else printer.letter(y) for y in "QMP"]
+    (w, w_star), e = zip(rows, single, strict=True), "_e" * blocks
+    pairs = zip(heads, ((w, w), (w, w_star), (w_star, w_star)), strict=True)
+    lines = [",\\quad ".join(rf"{y} = \frac{{{gram(*two, e)}}}{{{d}}}" for y, two in pairs)]
+    if blocks:
+        sums = zip("QMP", heads, strict=True)
+        q, m, p = (rf"{printer.letter(y)} = \sum_e c_e {block}" for y, block in sums)
+        whole = rf"{w[0]}^\top \Sigma {w[0]}" if w[1] else rf"{w[0]} \Sigma {w[0]}^\top"
+        lines += [rf"{q} = \frac{{{whole}}}{{{d}}}", rf"{m},\quad {p}"]
+    return [line.replace("=", "&=", 1) for line in lines]
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

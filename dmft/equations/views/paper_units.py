@@ -128,9 +128,12 @@ def letters_of(notation: Notation) -> dict[str, str]:
     return found
 
 
-def gram(rows: tuple[str, bool], others: tuple[str, bool]) -> str:
+def gram(rows: tuple[str, bool], others: tuple[str, bool], index: str = "") -> str:
     """Overlaps of the rows of two matrices, each a letter and whether it is a single vector."""
     (first, one), (second, two) = rows, others
+    first, second = (
+        y.replace("^", f"{index}^") if "^" in y else y + index for y in (first, second)
+    )
     if one and two:
         return rf"\|{first}\|^2" if first == second else rf"{first} \cdot {second}"
     if one or two:
