@@ -149,7 +149,7 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
             f" Each step draws a fresh sample, computes $G{unit} = {front} {slope} \\, {x}${told}, "
             rf"and updates $v{unit} \leftarrow (1 - {size}) v{unit} + ({size}) G{unit}$ and "
             rf"${w} \leftarrow {w} + {direct}v{unit}$; "
-            rf"the momentum rate is ${kappa}$ and the velocity $u$ {is_} "
+            rf"the rate of the velocity is ${kappa}$, and the velocity $u$ {is_} "
             rf"${number}\, v{unit}/{rate}$, with the overlaps {overlaps}."
         )
     front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"

@@ -237,10 +237,15 @@ SEEN = (
     r"eigenvalue are"
 )
 MEASURES = {
-    "M": "M", "Q": "Q", "V": "V", "train_loss": r"\mathcal{L}_{\mathrm{train}}",
-    "test_loss": r"\mathcal{L}_{\mathrm{test}}", "risk": r"\mathcal{R}",
-    "error_rate": r"\varepsilon", "stability": r"\Lambda",
-}  # fmt: skip
+    "M": "M",
+    "Q": "Q",
+    "V": "V",
+    "train_loss": r"\mathcal{L}_{\mathrm{train}}",
+    "test_loss": r"\mathcal{L}_{\mathrm{test}}",
+    "risk": r"\mathcal{R}",
+    "error_rate": r"\varepsilon",
+    "stability": r"\Lambda",
+}
 
 
 def erm_latex(found: Any, model: Model, loss: sp.Expr, width: float) -> str:
