@@ -109,8 +109,9 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
         )
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
-        of = " of the target" if sequence and not model.student.parameters else ""
-        shown += f" Parameters{of}: {', '.join(f'${sp.latex(sp.Symbol(y))}$' for y in free)}."
+        which = "The target has the" if sequence and not model.student.parameters else "The"
+        which += " parameters" + " are" * (which == "The")
+        shown += f" {which} {_joined([f'${sp.latex(sp.Symbol(y))}$' for y in free])}."
     updates = r"\psi" in body and not re.search(r"\\psi(_\{j\})? &=", body)
     step = step_of_tokens(model, algorithm) if sequence else step_of(equations, printer, updates)
     if step and algorithm.one_pass and algorithm.on_sphere and not sequence:
@@ -121,9 +122,9 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     rule += f"{step}{shown} {_clock(equations, notation)}"
     if algorithm.one_pass:
         what = "alignments" if sequence else "overlaps"
-        free_of = "" if algorithm.is_flow else ", which are independent of the samples"
-        velocity = " and velocity" * ("the velocity $u$" in step)
-        rule += f" Initial conditions are the {what} of the initial weights{velocity}{free_of}."
+        velocity = " and velocity" * ("the velocity" in step)
+        rule += f" Initial conditions are the {what} of the initial weights{velocity}"
+        rule += "." if algorithm.is_flow else ", drawn independently of the samples."
     return fitted(f"{text}\n{rule}", width)
 
 

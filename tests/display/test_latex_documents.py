@@ -266,10 +266,10 @@ def test_the_printed_step_has_the_drift_of_the_overlaps():
     equations = dmft.derive(dmft.Model(erf(2), erf(1)), dmft.SGD(0.5))
     text = document(equations)
     assert (
-        r"updates $w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} \partial_{h_j} \ell \, x$ "
+        r"updates $w_j \leftarrow w_j - \frac{\gamma}{\sqrt{d}} (\partial_{h_j} \ell) \, x$ "
         "for the rows $w_j$ of $W$."
     ) in text
-    assert "Initial conditions are the overlaps of the initial weights, which are" in text
+    assert "the overlaps of the initial weights, drawn independently of the samples." in text
     Q, M = np.array([[1.2, 0.3], [0.3, 0.8]]), np.array([[0.4], [-0.2]])
     covariance = np.block([[Q, M], [M.T, np.eye(1)]])
     fields = np.random.default_rng(1).multivariate_normal(np.zeros(3), covariance, 400_000)
@@ -286,7 +286,7 @@ def test_one_order_parameter_is_written_in_the_singular():
     text = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1, constraint="sphere")))
     assert "The equation of motion is" in text
     assert "In terms of $M$ the risk is" in text
-    assert r"\partial_h \ell \, x$, then rescales $w$ to $\|w\|^2 = d$." in text
+    assert r"(\partial_h \ell) \, x$, then rescales $w$ to $\|w\|^2 = d$." in text
     assert text.count(r"\ell = \frac{1}{2} (f - y)^2") == 1
     two = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1)))
     assert "The equations of motion are" in two
@@ -304,7 +304,7 @@ def test_mixtures_state_their_clusters_first_and_once():
     assert "is trained to classify inputs drawn from Gaussian clusters" in text
     two = document(dmft.derive(dmft.Model(dmft.Committee(ERF, 2), model.inputs), dmft.SGD(0.5)))
     assert r"\mathcal{R} &= \frac{1}{2} \sum_c \rho_c \langle (f - y_c)^{2} \rangle_c." in two
-    assert r"where averages are $\langle \cdot \rangle_c$" in two
+    assert r"in cluster $c$ (average $\langle \cdot \rangle_c$)" in two
     assert r"$h^*$ is the projection of $x$ on $w^*$" in two
     assert "form=" not in two
     assert two.count(r"\psi_{j} &=") == two.count(r"\ell =") == 1
@@ -344,9 +344,9 @@ def test_momentum_is_declared_by_its_step():
     unit = dmft.Committee(sp.erf(sp.Symbol("z") / sp.sqrt(2)), 1)
     algorithm = dmft.SGD(0.5, momentum=dmft.Momentum(2.0, 0.5))
     text = document(dmft.derive(dmft.Model(unit, unit), algorithm))
-    assert r"$G = -\frac{\gamma}{\sqrt{d}} \partial_h \ell \, x$" in text
-    assert r"$v \leftarrow (1 - \kappa \gamma/d) v + (\kappa \gamma/d) G$" in text
-    assert r"$w \leftarrow w + \alpha_1 G + v$" in text
+    assert r"$G = -\frac{\gamma}{\sqrt{d}} (\partial_h \ell) \, x$" in text
+    assert r"$u \leftarrow (1 - \kappa \gamma/d) u + \kappa G$" in text
+    assert r"$w \leftarrow w + \alpha_1 G + (\gamma/d) u$" in text
     assert text.index(r"$\kappa = 2$") < text.index("the risk is")
 
 
@@ -358,7 +358,7 @@ def test_overlaps_with_a_spectrum_are_defined_once():
     for line in (
         r"\mathsf{Q}_e &= \frac{\|w_e\|^2}{d}",
         r"Q &= \sum_e c_e \mathsf{Q}_e = \frac{w^\top \Sigma w}{d}",
-        r"eigenvalues $c_e = (0.5, 2)$, which hold the fractions $\phi_e = (0.25, 0.75)$",
+        r"eigenvalues $c_e = \{0.5, 2\}$, which hold the fractions $\phi_e = \{0.25, 0.75\}$",
         r"$\nu_e = c_e \phi_e$",
         r"$\mathsf{L}_e = u_e \cdot w_e^* / d$",
         r"\frac{d \mathsf{M}_{e}}{dt} &= \mathsf{L}_{e}",
@@ -382,7 +382,7 @@ def test_attention_defines_its_outputs_and_its_step_before_the_equations():
         r"\epsilon_i &= A_{ii}(h) - y_{ii}(h^*)",
         r"$\ell = \frac{1}{2} \|A - y\|_F^2$",
         r"$w \leftarrow w - \frac{\gamma}{\sqrt{d}} \sum_l \partial_{h_l} \ell \, (x_l + p_l)$",
-        "Parameters of the target: $a$",
+        "The target has the parameters $a$",
         "the alignments concentrate on the solution",
         "The equations of motion are",
         r"\epsilon_{1}^{2} + \epsilon_{2}^{2}",

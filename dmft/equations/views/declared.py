@@ -131,7 +131,7 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     unit, share, mark, total = "" if single else "_j", "", "", ""
     w = ("w" if W == "W" else W) + unit
     field = h if single else f"{{{h}_j}}"
-    slope, sign, told = rf"\partial_{field} \ell", "-", ""
+    slope, sign, told = rf"(\partial_{field} \ell)", "-", ""
     if not algorithm.one_pass:
         rate, mark, total = r"\eta", r"^\mu", r"\sum_{\mu=1}^{n} "
         slope = rf"\frac{{\partial \ell^\mu}}{{\partial {h}{unit}^\mu}}"
@@ -141,16 +141,15 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
     if heavy:
         front = rf"{sign.strip('+')}\frac{{{rate}}}{{{share}\sqrt{{{d}}}}}"
         direct = rf"\alpha_1 G{unit} + " if heavy.direct != 0 else ""
-        number, is_ = (d, "is") if single else (rf"{letter('p')} {d}", "has the rows")
+        number = d if single else rf"({letter('p')} {d})"
         kappa = assigned(r"\kappa", printer.doprint(heavy.rate))
         overlaps = ", ".join(overlaps_of("velocity", subject, printer))
-        size = rf"\kappa {rate}/" + (d if single else f"({number})")
         return (
             f" Each step draws a fresh sample, computes $G{unit} = {front} {slope} \\, {x}${told}, "
-            rf"and updates $v{unit} \leftarrow (1 - {size}) v{unit} + ({size}) G{unit}$ and "
-            rf"${w} \leftarrow {w} + {direct}v{unit}$; "
-            rf"the rate of the velocity is ${kappa}$, and the velocity $u$ {is_} "
-            rf"${number}\, v{unit}/{rate}$, with the overlaps {overlaps}."
+            rf"and updates the velocity $u$ and the weights, $u{unit} \leftarrow "
+            rf"(1 - \kappa {rate}/{number}) u{unit} + \kappa G{unit}$ and "
+            rf"${w} \leftarrow {w} + {direct}({rate}/{number}) u{unit}$. "
+            rf"The rate of the velocity is ${kappa}$, and its overlaps are {overlaps}."
         )
     front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"
     update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"

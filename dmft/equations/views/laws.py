@@ -138,7 +138,7 @@ def law_of_clusters(
     mean = mean if (mixture.means != 0).any() else "0"
     scale = "s_c " if (mixture.scales != 1).any() else ""
     label = rf"{y} = {y}_c,\quad " * _labels_are_clusters(model)
-    inside = r", where averages are $\langle \cdot \rangle_c$," * bool(label)
+    inside = r" (average $\langle \cdot \rangle_c$)" * bool(label)
     noise = ""
     if model.label_noise != 0:
         noise = rf" and the noise ${letter('noise')} \sim \mathcal{{N}}(0, 1)$"
@@ -221,7 +221,8 @@ def law_of_blocks(model: Model, x: str = "", noisy: bool = True) -> str:
         )
     spectrum = cast("Spectrum", model.spectrum)
     shown = (spectrum.eigenvalues, spectrum.fractions)
-    values = [f" = {listed(y)}" * (spectrum.blocks <= MOST_LISTED) for y in shown]
+    few = spectrum.blocks <= MOST_LISTED
+    values = [f" = {listed(y)}".replace("(", r"\{").replace(")", r"\}") * few for y in shown]
     return (
         rf"The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$, "
         r"$\Sigma = \operatorname{blockdiag}(c_e I)$ with $B = "

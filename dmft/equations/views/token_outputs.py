@@ -28,10 +28,12 @@ from dmft.typeset.fragment import align
 
 # Outputs are written out one by one up to this number, and as sums over an index beyond it.
 WRITTEN_OUT = 2
-ZERO = r"\langle h_l \rangle = 0"
+ZERO = r"\mathbb{E} h_l = 0"
 # What tables promise, relative to the root of the second moments.
 TABLE_ERROR = "10^{-10}"
 OUTPUTS = "Outputs of student and target are"
+RISK_IS_LOSS = r"The population risk $\mathcal{R}$ is the average $\mathcal{L}$ of the loss."
+LOSS_AND_RISK = r"$\mathcal{L}$ is the average of the loss and $\mathcal{R}$ the population risk."
 EXPONENTIAL = re.compile(r"(?<![a-z\\])e\^\{((?:[^{}]|\{[^{}]*\})*)\}")
 MEAN = sp.Symbol(r"\bar{h}", real=True)
 # Points at which the sum of two outputs is compared with a constant.
@@ -301,8 +303,9 @@ def declared_tokens(
         align([fields + r"h^*_l = \frac{w^* \cdot x_l}{\sqrt{d}}", overlaps]),
         f"with {told}. {OUTPUTS}",
         align([y for y in rows if r"\epsilon_" in body or r"\epsilon" not in y]),
-        "Rows of both matrices sum to one. " * any(one.weight > 1 for one in outputs.outputs)
-        + r"$\mathcal{L}$ is the expected loss and $\mathcal{R}$ the population risk.",
+        "The rows of the matrices $A$ and $y$ sum to one. "
+        * any(one.weight > 1 for one in outputs.outputs)
+        + (RISK_IS_LOSS if r"\mathcal{R} = \mathcal{L}" in body else LOSS_AND_RISK),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -322,13 +325,14 @@ def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:
     """A sentence about the fields of the tokens."""
     overlap = "m" if len(TokenLaw.of(model).semantic) == 1 else "m_l"
     means = [printer.doprint(y) for y in model.encoding.means]
-    shown = ", ".join(rf"\langle h_{{{n}}} \rangle = {y}" for n, y in enumerate(means, start=1))
+    shown = ", ".join(rf"\mathbb{{E}} h_{{{n}}} = {y}" for n, y in enumerate(means, start=1))
     mean = r" $\bar{h} = \sum_l h_l / \sqrt{L}$ over the $L$ tokens."
     return (
         r"The average $\mathbb{E}$ is over the token fields, which are Gaussian with unit variance "
-        rf"and independent between tokens, with $\langle h_l h^*_l \rangle = {overlap}$, "
-        rf"$\langle h^*_l \rangle = 0$ and ${shown if any(y != '0' for y in means) else ZERO}$; "
-        rf"it is interpolated from tables, with an error below ${TABLE_ERROR}$."
+        rf"and independent between tokens, with "
+        rf"$\operatorname{{Cov}}(h_l, h^*_l) = {overlap}$, $\mathbb{{E}} h^*_l = 0$ and "
+        rf"${shown if any(y != '0' for y in means) else ZERO}$. The averages are interpolated from "
+        rf"tables, with an error below ${TABLE_ERROR}$."
     ) + (mean if isinstance(model.student, SequenceNetwork) else "")
 
 
