@@ -51,10 +51,13 @@ LEFT_OUT = {
     "display",
     "explained",
     "explanation",
+    "explanations",
     "explorer",
     "latex",
     "literature",
     "progress",
+    "proofs",
+    "recorder",
     "typeset",
     "views",
 }
@@ -65,9 +68,9 @@ IGNORED = shutil.ignore_patterns(
 )
 # Rooms of tests of a subject whose folder in the library has another name.
 ROOMS = {
-    "adaptive": ("optimisers",), "averages": ("equations", "losses"), "codegen": ("emit",),
+    "averages": ("equations", "losses"), "codegen": ("emit",),
     "compiled": ("emit", "special"), "equations": ("losses", "laws", "spectra"),
-    "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations"),
+    "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations", "optimisers"),
     "rounding": ("equations",), "simulation": ("agreement", "losses", "optimisers"),
     "solving": ("solvers",), "special": ("judge", "emit", "equations"), "static": ("static",),
     "two_time": ("descent",), "update": ("equations", "losses", "optimisers", "judge"),

@@ -441,7 +441,7 @@ def region_diagram(
 
 
 def _found(measure: Callable[[float, float], Landscape], x: float, y: float) -> Landscape | None:
-    """Landscape of one point; None, a region of its own, where there is no minimum."""
+    """Landscape of one point; None, which counts as a region, if there is no minimum."""
     try:
         return measure(x, y)
     except NoMinimum:

@@ -161,8 +161,8 @@ from dmft.compiled import njit
 from dmft.special.matrices import lowest_pivot
 '''
 
-# Domains do not depend on activations or algorithm, so that they stand in a module of their own
-# behind those of the rates and observables: compiled once, they serve all models of a layout.
+# Domains do not depend on activations or algorithm. They are a separate module, after those of the
+# rates and observables, so that they are compiled once for all models of a layout.
 # The matrix is written where the caller has room for it; its number of rows is returned.
 DOMAIN_TEMPLATE = '''
 COVARIANCE = "float64(float64[::1], int64[::1], float64[::1], float64[:, ::1])"

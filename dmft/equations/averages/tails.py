@@ -167,7 +167,7 @@ def rare_laws(found: Iterable[Expectation], root: Array, p: int) -> list[Law]:
 
 
 def chance(law: Law, other: Law) -> float:
-    """Logarithm of the probability, under another law, of the event that a law stands for."""
+    """Logarithm of the probability, under another law, of the event that a law describes."""
     away = law.mean - other.mean
     narrow = np.linalg.slogdet(law.precision)[1] - np.linalg.slogdet(other.precision)[1]
     return -0.5 * float(away @ other.precision @ away) - 0.5 * max(float(narrow), 0.0)

@@ -1,4 +1,4 @@
-r"""How statements of a derivation are printed, and sentences on what their names stand for."""
+r"""How statements of a derivation are printed, and sentences on the meaning of their names."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def described(algorithm: SGD) -> str:
 
 
 def time_unit(name: str, scaling: str | Scaling | None) -> str:
-    """What one unit of t is, in words, with the powers of d where they were declared."""
+    """The unit of t as text, with the powers of d that were declared."""
     text = TIME_UNITS[name]
     if not (scaling is None or isinstance(scaling, str)):
         text += f"; under {scaling} a step is of order d^({scaling.step_power})"

@@ -208,7 +208,7 @@ class RuleNoise(WrittenNoise):
 
     @property
     def before_nodes(self) -> int:
-        """Numbers of P, which stand in front of the nodes."""
+        """Count of the entries of P, which come before the nodes."""
         return len(self.model.fractions) * len(self.model.fixed) ** 2
 
     @cached_property

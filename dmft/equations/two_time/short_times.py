@@ -115,7 +115,7 @@ class SecondStep:
         self.closed_forms: dict[sp.Expr, sp.Expr | None] = {}
 
     def _held(self, number: Number, positive: bool | None = None) -> sp.Expr:
-        """The number itself where it is exact, else a symbol that stands for it."""
+        """The number if it is exact, otherwise a symbol for it."""
         if number.error == 0:
             return number.value
         symbol = sp.Dummy("c", real=True, positive=positive or None)

@@ -109,7 +109,7 @@ def constants(beta: float) -> tuple[float, float]:
         if memory < NOTHING:
             break
         s += STEP * t * slope((1 - beta) * t) * memory
-        # Of t^2 in the place of t: d log t is half as long.
+        # In t^2 instead of t: the step of log t is half as long.
         a += STEP * math.sqrt(t / math.pi) * slope((1 - beta) * t) * memory
     return float(a), float(s)
 

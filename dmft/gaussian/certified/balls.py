@@ -265,7 +265,7 @@ class Growth:
 def growth(expr: sp.Expr, *x: sp.Symbol) -> Growth:
     """Bound of a function of one or several real variables, from its structure.
 
-    With several, |x| stands for the largest of their absolute values.
+    For several x, |x| is the largest of their absolute values.
     """
     if not expr.has_free(*x):
         return _constant(abs(constant(expr).real) + abs(constant(expr).imag))

@@ -53,7 +53,7 @@ from dmft.gaussian.closed.wick import times, wick_expression
 from dmft.gaussian.law import Cov, Law, Mean
 from dmft.model import FIELD
 
-# (label, a, c) stands for erf(a x + c), and for sign(x + c) when a is infinite.
+# (label, a, c) is erf(a x + c), or sign(x + c) if a is infinite.
 Erfs = tuple[tuple[Hashable, sp.Expr, sp.Expr], ...]
 
 HALF = sp.Rational(1, 2)

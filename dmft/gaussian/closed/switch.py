@@ -215,5 +215,5 @@ def _indicator(condition: Boolean, owner: sp.Expr, fields: Sequence[sp.Symbol]) 
 
 
 def may_hold_branches(factor: sp.Basic) -> bool:
-    """Whether exponentials and kinks or jumps stand in it (`dmft.gaussian.branch_family`)."""
+    """Whether it contains exponentials and kinks or jumps (`dmft.gaussian.branch_family`)."""
     return bool(factor.has(sp.exp, sp.sinh, sp.cosh) and factor.has(*SWITCHES))

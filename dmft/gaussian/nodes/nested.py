@@ -259,7 +259,7 @@ class AveragedFactor(sp.Function):
 def without_one_form(block: Block) -> Average | None:
     """Block of one dimension less, the function for `AveragedFactor`, and its absolute error.
 
-    None where no factor stands alone, or where its average is too steep for a table.
+    None if no factor is alone, or if its average is too steep for a table.
     """
     factors = sp.Mul.make_args(block.expr)
     best: tuple[mpmath.mpf, int, tuple[list[mpmath.mpf], ...]] | None = None

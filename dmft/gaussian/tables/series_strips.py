@@ -84,7 +84,7 @@ def series_strips(
         worst = max(worst, error)
         cells.append(np.concatenate([fit[odd::2, :ORDER][:count].T.ravel() for odd in orders]))
     strips = len(counts)
-    if rule is None and strips == 0 and len(edges) > 1:  # a polynomial needs none
+    if rule is None and len(edges) > 1 and strips == 0:  # its waves are not resolved
         return np.empty(0), 0.0
     sizes = np.array([0, *(len(cell) for cell in cells)])
     places = 3 + 5 * strips + np.cumsum(sizes)[:strips]

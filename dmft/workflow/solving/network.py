@@ -246,16 +246,15 @@ def _record(
         paths = np.ascontiguousarray(kept)
     status = Status.OK if ended is None else ended.status
     how = "closed recursion" if closed else f"{len(runs)} sweeps of {options.paths} paths"
-    if ended is not None:
-        how += f"; {ended.message}"
-        if status is Status.NONFINITE and any(y.has(network.state) for y in network.noise):
-            how += "; is noise= negative at some states? It is half a variance per unit time"
+    message = how if ended is None else f"{how}; {ended.message}"
+    if status is Status.NONFINITE and any(y.has(network.state) for y in network.noise):
+        message += "; is noise= negative at some states? It is half a variance per unit time"
     return NetworkRun(
         t=np.arange(size) * dt,
         arrays=Values(arrays),
         error=Values(error),
         status=status,
-        message=how,
+        message=message,
         paths=paths,
         statistics={"steps": done, "seconds": job.seconds(), "sweeps": 0 if closed else len(runs)},
         parameters={y.name: v for y, v in values.items()},
@@ -263,7 +262,7 @@ def _record(
             "problem": equations.fingerprint, "dmft": VERSION, "version": VERSION,
             "kind": "network", "time_unit": "steps" if network.kind == "map" else "t of the sites",
             "method": "closed" if closed else "sweep", "dt": dt, "seed": options.seed,
-            "approximation": how.partition(";")[0], "dropped_terms": list(equations.dropped),
+            "approximation": how, "dropped_terms": list(equations.dropped),
             "changed_terms": equations.changed_terms,
         },
     )  # fmt: skip
