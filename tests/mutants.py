@@ -70,7 +70,8 @@ IGNORED = shutil.ignore_patterns(
 ROOMS = {
     "averages": ("equations", "losses"), "codegen": ("emit",),
     "compiled": ("emit", "special"), "equations": ("losses", "laws", "spectra"),
-    "escape": ("agreement",), "export": ("codegen",), "model": ("contract", "equations", "optimisers"),
+    "escape": ("agreement",), "export": ("codegen",),
+    "model": ("contract", "equations", "optimisers"),
     "rounding": ("equations",), "simulation": ("agreement", "losses", "optimisers"),
     "solving": ("solvers",), "special": ("judge", "emit", "equations"), "static": ("static",),
     "two_time": ("descent",), "update": ("equations", "losses", "optimisers", "judge"),
