@@ -30,7 +30,7 @@ ROOMS = {
     "ode": ("runge_kutta",),
     "map": ("runge_kutta",),
     "sde": ("stochastic", "runge_kutta"),
-    "two-time": ("descent", "two_time"),
+    "two-time": ("two_time",),
 }
 # Networks and losses whose generated code calls functions of tables, and of signs.
 FIELD = sp.Symbol("z", real=True)
