@@ -287,6 +287,18 @@ def test_a_tolerance_beyond_the_longest_sum_takes_nodes():
     assert equations.rule(start, {"nodes": next_count(rules[1], 9, 1e-9, 1e-12)}).kind == "sobol"
 
 
+def test_a_search_takes_long_steps_where_the_error_falls_slowly():
+    from dmft.gaussian.nodes.rules import tensor_rule
+    from dmft.workflow.solving.quadrature import next_count
+
+    rule = tensor_rule(2, 48)
+    assert next_count(rule, 48, 1e-2, 1e-5) == 96
+    assert next_count(rule, 48, 1e-2, 1e-5, before=(24, 1.0)) == 96  # by the power 6.6
+    assert next_count(rule, 48, 1e-2, 1e-5, before=(24, 0.16)) == 48 * 6  # by the power 4
+    assert next_count(rule, 48, 1e-4, 1e-5, before=(24, 1.6e-3)) == np.ceil(48 * 15**0.25)
+    assert next_count(rule, 48, np.inf, 1e-5, before=(24, 1.0)) == 96
+
+
 @pytest.mark.usefixtures("generated_code")
 def test_perfect_recovery_has_a_root_and_no_noise():
     model = committee(sp.tanh(z), p=2, k=2, noise=0.0)

@@ -36,8 +36,10 @@ FIRST_POINTS = {"gauss-hermite": 24, "lattice": 8, "sobol": FIRST_NODES, "mixtur
 # How the error of Sobol points falls with their number, by dimension (measured; N^-1 beyond), to
 # aim the search.
 SOBOL_RATES = {1: 1.6, 2: 1.5, 3: 1.15}
-# That of tensor rules falls with the points of an axis like the inverse of this power at least.
-TENSOR_RATE = 4.0
+# That of tensor rules falls with the points of an axis like the inverse of the first power;
+# where it fell by less than the second, it is not exponential: the search takes longer steps.
+TENSOR_RATE, ALGEBRAIC_RATE = 4.0, 5.0
+LONGEST_STEP, LONGEST_ALGEBRAIC = 2.0, 6.0
 # That of sums of error functions falls so with each term.
 PER_TERM = 8.0
 # Those of lattices are about this times an exponential of the points of a diameter.
@@ -61,14 +63,15 @@ def solve_on_nodes(
     if not 0.0 < tolerance < 1.0:
         raise BadParameter(f"quadrature_tol = {tolerance!r} must lie in (0, 1)")
     count, known = fixed or FIRST_POINTS[rule_of(None).kind], dict[Any, Any]()
+    before: tuple[int, float] | None = None
     while True:
         rule = rule_of(count)
         run = with_error(solver(rule), solver, rule, known)
         worst = relative_error(run)
-        more = count if fixed else next_count(rule, count, worst, tolerance)
+        more = count if fixed else next_count(rule, count, worst, tolerance, before)
         if worst <= tolerance or more <= count or run.status in CUT:
             return described(run, rule, worst, tolerance)
-        count = more
+        count, before = more, (count, worst)
 
 
 def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
@@ -80,12 +83,23 @@ def on_nodes(inputs: Mapping[str, Any], rule: NodeRule) -> dict[str, Any]:
     }
 
 
-def next_count(rule: NodeRule, count: int, worst: float, tolerance: float) -> int:
-    """Nodes that should meet the tolerance; not more than the budget allows."""
+def next_count(
+    rule: NodeRule,
+    count: int,
+    worst: float,
+    tolerance: float,
+    before: tuple[int, float] | None = None,
+) -> int:
+    """Nodes that should meet the tolerance; not more than the budget allows.
+
+    `before` is a smaller number of nodes and its error.
+    """
     excess = worst / tolerance if np.isfinite(worst) else 64.0
     dim = int(np.any(rule.normal, axis=1).sum())
     if rule.kind == "gauss-hermite":
-        factor = np.clip((MARGIN * excess) ** (1.0 / TENSOR_RATE), 1.25, 2.0)
+        slow = before and before[1] < worst * (count / before[0]) ** ALGEBRAIC_RATE < np.inf
+        longest = LONGEST_ALGEBRAIC if slow else LONGEST_STEP
+        factor = np.clip((MARGIN * excess) ** (1.0 / TENSOR_RATE), 1.25, longest)
         return min(int(np.ceil(count * factor)), most_points(dim))
     if rule.kind == "mixture":  # beyond the longest sum, nodes
         more = count + max(1, int(np.ceil(np.log(worst / tolerance) / np.log(PER_TERM))))
