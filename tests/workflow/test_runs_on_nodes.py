@@ -122,3 +122,36 @@ def test_exact_runs_claim_no_error(start):
     assert run.provenance["approximation"] == "exact"
     with pytest.raises(BadParameter, match="nodes"):
         dmft.solve(closed, start, 1.0, nodes=64)
+
+
+@pytest.fixture(scope="module")
+def clipped():
+    h, s, y = sp.symbols("h s y", real=True)
+    erf = sp.erf(z / sp.sqrt(2))
+    rule = dmft.UpdateField(sp.Min(1, sp.Max(-1, y - h)), fields=(h, s, y), learning_rate=1)
+    model = dmft.Model(dmft.Committee(erf, 2), dmft.Committee(erf, 1))
+    return dmft.derive(model, rule), dmft.random_overlaps(model, dim=200, seed=0)
+
+
+def test_the_mean_of_replicas_is_the_run_with_all_points(clipped):
+    """To a part of the tolerance (steps differ, too); its error covers the distance to others."""
+    run = dmft.solve(*clipped, 2.0, save_at=5, quadrature_tol=2e-3)
+    count = int(run.provenance["quadrature_rule"].split()[2])
+    whole = dmft.solve(*clipped, 2.0, save_at=5, quadrature_tol=2e-3, nodes=count)
+    truth = dmft.solve(*clipped, 2.0, save_at=5, nodes=1024, seed=7)
+    assert run.constants["normal"].shape == whole.constants["normal"].shape
+    for name in ("Q", "M", "risk"):
+        assert np.max(np.abs(run[name] - whole[name])) < 2e-5
+        assert run.error[name] == pytest.approx(whole.error[name], rel=1e-2, abs=1e-7)
+        gap = np.abs(run[name] - truth[name])
+        assert np.all(gap <= run.error[name] + truth.error[name] + 1e-12)
+    assert np.array_equal(run.Q[0], whole.Q[0])
+
+
+def test_a_run_on_replicas_ends_at_an_event(clipped):
+    half = dmft.Event("M[0,0]", 0.1)
+    run = dmft.solve(*clipped, 2.0, events=half, quadrature_tol=2e-3)
+    count = int(run.provenance["quadrature_rule"].split()[2])
+    whole = dmft.solve(*clipped, 2.0, events=half, quadrature_tol=2e-3, nodes=count)
+    assert [e.t for e in run.events] == [e.t for e in whole.events] != []
+    assert np.array_equal(run.Q, whole.Q)
