@@ -193,12 +193,16 @@ def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
     """
     kept = getattr(getattr(function, "_cache", None), "kept_object", None)
     overloads = getattr(function, "overloads", {})
-    results = [r for key, r in overloads.items() if arguments in (None, key)]
+    results = [
+        (key, result)
+        for key, result in overloads.items()
+        if arguments is None or _flat(key) == arguments
+    ]
     if kept is None or len(results) != 1:
         raise Unknown("not kept")
-    result = results[0]
+    ((key, result),) = results
     described = result.fndesc
-    content = kept(result.library.codegen, arguments)
+    content = kept(result.library.codegen, arguments and key)
     defined, needs = symbols(content)
     if described.llvm_func_name not in defined:
         raise Unknown("the object file lacks its function")
@@ -211,6 +215,12 @@ def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
         result="" if described.restype == types.none else _leaf(described.restype),
         needs=tuple(needs),
     )
+
+
+def _flat(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Types with those of `*arguments` in place of their tuple."""
+    last = kinds[-1:]
+    return (*kinds[:-1], *last[0]) if isinstance(last and last[0], types.StarArgUniTuple) else kinds
 
 
 def _leaves(kind: Any) -> list[str]:

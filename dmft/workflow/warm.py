@@ -32,13 +32,14 @@ ROOMS = {
     "sde": ("stochastic", "runge_kutta"),
     "two-time": ("two_time",),
 }
-# Networks and losses whose generated code calls functions of tables, and of signs.
+# Networks and losses whose generated code calls functions of tables, of signs, and of diagrams.
 FIELD = sp.Symbol("z", real=True)
 COMMON: tuple[tuple[sp.Expr, sp.Expr, int, str], ...] = (
     (sp.tanh(FIELD), sp.tanh(FIELD), 2, "squared"),
     (sp.Max(0, FIELD), sp.Max(0, FIELD), 2, "squared"),
     (gelu := FIELD * (1 + sp.erf(FIELD / sp.sqrt(2))) / 2, gelu, 2, "squared"),
     (FIELD, sp.sign(FIELD), 1, "logistic"),
+    (FIELD**5, FIELD**2, 1, "squared"),
 )
 # Folders whose functions Python calls whatever the model is.
 LIBRARY = ("dmft.special", "dmft.solvers", "dmft.simulation", "dmft.workflow")
@@ -60,8 +61,8 @@ def warm(
     (``DMFT_CACHE_DIR``) and next to the library, for this version and this processor. Widths and
     parameters are run-time values, so one call is sufficient for all of them. Without a model, the
     functions of the library are compiled by one process per core, in one to two minutes: the loops
-    of all solvers, simulations and controls, and the equations of tanh, ReLU and GELU networks and
-    of logistic regression.
+    of all solvers, simulations and controls, and the equations of tanh, ReLU, GELU and polynomial
+    networks and of logistic regression.
 
     Parameters
     ----------

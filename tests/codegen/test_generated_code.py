@@ -11,6 +11,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.compiled import direct
 
 Z = sp.Symbol("z", real=True)
 B = sp.Symbol("b", positive=True)
@@ -179,6 +180,7 @@ def test_long_polynomials_are_summed_diagram_by_diagram(student, teacher, p, k):
     source = dmft.build(equations).source
     assert "average_of_polynomials(" in source
     assert source.count("\n") < 1000
+    assert direct.native(source, "rhs") is not None  # Numba takes 1 to 2 s
     expected = equations.evaluate(start)
     for name, value in compiled_rates(equations, start)[0].items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-11)
