@@ -155,7 +155,8 @@ def _as_tex(text: str) -> str:
 
 def as_formula(code: str) -> str:
     """Text of a SymPy expression as people write it."""
-    return re.sub(r"\bAbs\(([^()]*)\)", r"|\1|", code).replace("**", "^")
+    code = re.sub(r"\bAbs\(([^()]*)\)", r"|\1|", code).replace("**", "^")
+    return re.sub(r"\bM(ax|in)\(", r"m\1(", code)
 
 
 def figures(value: Any, error: float | None = None, digits: int = 6) -> str:
@@ -239,9 +240,11 @@ def of_attributes(record: Any) -> Summary | None:
             rows += [
                 (str(key), figures(y), meaning) for key, y in value.items() if key not in meanings
             ]
+        elif name in unshown:
+            continue
         elif isinstance(value, tuple) and value and hasattr(value[0], "_summary"):
             parts.append(table_of(meaning or name, value))
-        elif name != "error" and name not in unshown and not _is_left_out(value):
+        elif name != "error" and not _is_left_out(value):
             words = WORDS.get(name, name).replace("_", " ")
             rows.append((words, figures(value, errors.get(name)), meaning))
     known = [float(np.max(y, initial=0.0)) for y in errors.values() if y is not None]

@@ -138,3 +138,11 @@ def test_tables_of_results_fit_a_column():
     assert r"algorithmic & 1.12847 \newline Smallest alpha" in text
     assert r"\begin{tabular}{@{}lp{0.52\linewidth}@{}}" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}}") == 2
+
+
+def test_a_minimiser_prints_its_loss_and_no_empty_table():
+    """A field that only `latex` reads is not listed; functions have lower-case names."""
+    model = dmft.Model(LINE, dmft.MultiIndex(sp.sign(z), (z,)))
+    text = str(dmft.erm(model, "hinge", 2.0, 0.1))
+    assert "max(0, " in text
+    assert not re.search(r"latex|Max\(", text)
