@@ -103,7 +103,7 @@ class Ensemble(Averages):
         How each run ended. Runs that are not "ok" or "event" are excluded from means, and
         `message` contains their number.
     status : Status
-        The worst of them.
+        The worst status of its members.
     message : str
     dim : int
     runs : Values or None

@@ -141,7 +141,7 @@ def simulate(
         Values of symbols by name. ``learning_rate=``, ``label_noise=``, ``readout_rate=`` and
         ``batch_size=`` replace the declared values. In a declared rate or batch size, the symbol d
         is replaced by `dim`. ``learning_rate=`` may be a schedule as in `dmft.solve`. Each step
-        uses its value at the start of the step, and a risk in it is recomputed every d/200 steps.
+        uses its value at the start of the step; a risk in the rate is updated every d/200 steps.
 
     Returns
     -------

@@ -166,7 +166,7 @@ class PathEnsemble(Averages):
         How each path ended. Paths that are not "ok" or "event" are excluded from the means, and
         `message` contains their number and the reason.
     status : Status
-        The worst of them.
+        The worst status of its members.
     message : str
     first_passage : mapping of str to PassageTimes
         First times of each event, by its name, for each path; NaN for censored paths.
