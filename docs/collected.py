@@ -253,9 +253,10 @@ def api(folder: Path) -> None:
             f"   :toctree: .\n   :nosignatures:\n\n{rows}\n```\n",
         )
     tables = "".join(
-        f"\n## [{title}]({slug(title)}.md)\n\n"
-        + ", ".join(f"{{py:obj}}`~dmft.{name}`" for name in names)
-        + "\n"
+        f"\n## [{title}]({slug(title)}.md)\n\n```{{eval-rst}}\n.. currentmodule:: dmft\n\n"
+        + ".. autosummary::\n   :nosignatures:\n\n"
+        + "".join(f"   {name}\n" for name in names)
+        + "```\n"
         for title, names in groups.items()
     )
     members = {
