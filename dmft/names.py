@@ -59,7 +59,7 @@ KEPT += ("velocity_M", "velocity_Q", "velocity_average", "velocity")
 QUANTITIES |= {
     BLOCKS[name]: Quantity(
         BLOCKS[name],
-        rf"\mathsf{{{name}}}",
+        name,
         "(B, " + QUANTITIES[name].shape[1:],
         f"{QUANTITIES[name].meaning} within each block of the spectrum",
         QUANTITIES[name].symmetric,
@@ -82,7 +82,7 @@ QUANTITIES |= {
         Quantity(
             "block_second_moment", "V", "(B, p)", "second moment of the coordinates within a block"
         ),
-        Quantity("accumulator", r"\mathcal{N}", "()", "sum of the squares of all gradients, by d"),
+        Quantity("accumulator", r"\mathcal{G}", "()", "sum of the squares of all gradients, by d"),
     )
 }
 # Letters of what equations are printed in, by code name; a notation replaces some of them.

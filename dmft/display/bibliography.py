@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import sympy as sp
+
 from dmft.errors import BadParameter
-from dmft.model import GradientDescent, SequenceModel
+from dmft.model import FIELD, Committee, GradientDescent, Model, SequenceModel
 
 
 def _entries() -> dict[str, str]:
@@ -28,6 +30,7 @@ def bibtex(*keys: str) -> str:
 
 
 OVERLAPS = "Equations of motion for overlaps of two-layer networks"
+MIXTURES = "Equations of motion for two-layer networks on Gaussian mixtures"
 ATTENTION = "Equations of motion of single-layer attention"
 DESCENT = "Mean-field equations of gradient descent on repeated data"
 NETWORKS = "Dynamical mean-field equations of random networks"
@@ -41,7 +44,14 @@ def subject(record: Any) -> str:
     if isinstance(getattr(record, "algorithm", None), GradientDescent):
         return DESCENT
     kinds = {"two-time": NETWORKS, "static limit": LIMITS, "erm": ""}
-    return kinds.get(getattr(record, "kind", ""), OVERLAPS)
+    if getattr(record, "kind", "") in kinds:
+        return kinds[record.kind]
+    model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
+    if getattr(model, "clusters", None) is not None:
+        return MIXTURES
+    left_out = [" without momentum"] * bool(getattr(algorithm, "momentum", 0))
+    left_out += [" for isotropic inputs"] * (getattr(model, "spectrum", None) is not None)
+    return OVERLAPS + " and".join(left_out)
 
 
 def sources(record: Any) -> list[str]:
@@ -49,6 +59,7 @@ def sources(record: Any) -> list[str]:
     model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
     known = {
         ATTENTION: ["arnaboldi_2025"],
+        MIXTURES: ["refinetti_2021b"],
         DESCENT: ["dandi_2024_reusing"],
         LIMITS: ["barbier_2019", "aubin_2018"],
         "": [],
@@ -59,7 +70,11 @@ def sources(record: Any) -> list[str]:
     if what == NETWORKS:
         species = ["bunin_2017", "roy_2019"] if getattr(model, "positive", False) else []
         return ["sompolinsky_1988", "eissfeller_opper_1992", *species]
-    found = ["saad_solla_1995", "goldt_2019", "arnaboldi_2023_odes"]
+    found = ["goldt_2019", "arnaboldi_2023_odes"]
+    if isinstance(model, Model) and isinstance(model.teacher, Committee) and model.matched:
+        sigma = model.student.activation
+        found = ["saad_solla_1995", "goldt_2019"] if sigma.has(sp.erf) else found
+        found = ["arnaboldi_2023_mediocrity"] if sigma == FIELD**2 else found
     if getattr(record, "kind", "") == "map":
         found.append("arnaboldi_2024")
     if getattr(algorithm, "repeat", None) is not None:

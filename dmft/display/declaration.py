@@ -49,6 +49,8 @@ RATES = {
     "ridge": "ridge",
 }
 UNSAID = {"readout_rate": 0, "batch_size": 1, "ridge": 0}
+# The last words before equations that hold in a limit.
+LIMIT = "concentrate on the solution of"
 # What gradient descent computes its steps from.
 BATCHES = {
     None: r"the same $n = \alpha d$ samples in each step",
@@ -109,9 +111,10 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
         )
     free = sorted(s.name for s in model.parameters if s.name not in LETTERS)
     if free:
-        which = "The target has the" if sequence and not model.student.parameters else "The"
-        which += " parameters" + " are" * (which == "The")
-        shown += f" {which} {_joined([f'${sp.latex(sp.Symbol(y))}$' for y in free])}."
+        of_target = sequence and not model.student.parameters
+        which = "The target has the parameters" if of_target else "The parameters are"
+        told = f" {which} {_joined([f'${sp.latex(sp.Symbol(y))}$' for y in free])}."
+        text, shown = (text + told, shown) if sequence else (text, shown + told)
     updates = r"\psi" in body and not re.search(r"\\psi(_\{j\})? &=", body)
     step = step_of_tokens(model, algorithm) if sequence else step_of(equations, printer, updates)
     if step and algorithm.one_pass and algorithm.on_sphere and not sequence:
@@ -119,13 +122,10 @@ def declaration(equations: Any, width: float, notation: Notation, body: str = ""
     rule = _rule(equations, rates, printer, bool(step))
     if sequence and TokenOutputs(model).letter == "A":
         rule = rule.replace("(f - y)^2", r"\|A - y\|_F^2")
-    rule += f"{step}{shown} {_clock(equations, notation)}"
-    if algorithm.one_pass:
-        what = "alignments" if sequence else "overlaps"
+    if algorithm.one_pass and not algorithm.is_flow:
         velocity = " and velocity" * ("the velocity" in step)
-        rule += f" Initial conditions are the {what} of the initial weights{velocity}"
-        rule += "." if algorithm.is_flow else ", drawn independently of the samples."
-    return fitted(f"{text}\n{rule}", width)
+        step += f" The initial weights{velocity} are independent of the samples."
+    return fitted(f"{text}\n\n{rule}{step}{shown}\n\n{_clock(equations, notation)}", width)
 
 
 def _rescaled(equations: Any, printer: EquationPrinter, body: str) -> str:
@@ -185,8 +185,14 @@ def _committee(
     which = "is the projection" if single[1] else "are the projections"
     along = f"The field ${field}$ {which} of ${letter('x')}$ on ${rows[1]}$."
     along = along if field and field in body else ""
-    told: tuple[str, ...] = (_law(model, printer, rows[1], body), along, indices, risk)
-    formulas = align(_outputs(model, printer, algorithm, sums, rows, body))
+    law = _law(model, printer, rows[1], body)
+    shown = _outputs(model, printer, algorithm, sums, rows, body)
+    overlaps = overlap_rows(model, rows, single, printer)
+    formulas = align([*shown, *overlaps])
+    if model.spectrum is not None and model.clusters is None:  # whose blocks overlaps refer to
+        lead = rf"{law} The overlaps of the components ${rows[0]}_e$ and ${rows[1]}_e$ in block $e$"
+        formulas, law = f"{align(shown)}\n{lead} are\n{align(overlaps)}", ""
+    told: tuple[str, ...] = (law, along, indices, risk)
     # Said next to the definition of P, instead of after the equations.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
     told = (f"In the following {fixed.group()}." if fixed else "", *told)
@@ -201,7 +207,7 @@ def _outputs(
     rows: Sequence[str],
     body: str,
 ) -> list[str]:
-    """Rows that define the output, the label and the overlaps of the given weights."""
+    """Rows that define the output and the label of the given weights."""
     letter, single = printer.letter, unit_widths(Subject(model, (), algorithm))
     d, x, y, h, h_star = (letter(n) for n in ("dim", "x", "y", "h", "h_star"))
     sigma, widths = letter("sigma"), (letter("p"), letter("k"))
@@ -242,7 +248,7 @@ def _outputs(
     linear = model.student.activation == FIELD
     shown = output(0, "" if linear else sigma, ("h", "readout"), means[0])
     first = rf"f &= {shown}" + (" = " if shown == h else rf",\quad {h} = ") + fields[0]
-    return [first, *labels, *overlap_rows(model, rows, single, printer)]
+    return [first, *labels]
 
 
 def _law(model: Model, printer: EquationPrinter, W_star: str, body: str) -> str:
@@ -406,10 +412,7 @@ def _clock(equations: Any, notation: Notation) -> str:
     fixed, _, limit = rest.strip().partition(" of order one as ")
     if limit and not getattr(equations, "noise", None) and equations.kind == "ode":
         held = _joined([*map(_mathematical, fixed.replace(" and ", ", ").split(", "))])
-        words += (
-            f"; as {_mathematical(limit)} at fixed {held}, the {what} concentrate on the "
-            "solution of the following equations"
-        )
+        words += f". As {_mathematical(limit)} at fixed {held}, the {what} {LIMIT}"
     elif rest:
         words += f", {'with ' if limit else ''}{_mathematical(rest)}"
     if any(d.expr.has(TokenAverage) for d in getattr(equations, "definitions", ())):
@@ -417,8 +420,8 @@ def _clock(equations: Any, notation: Notation) -> str:
     # How averages are computed is said where they are.
     space = getattr(equations, "space", None)
     claim = "" if space is None else space.approximation("exact", equations.error)
-    claim = "" if claim in ("", "exact") else f" Approximation: {_mathematical(claim)}."
-    return f"{words}.{claim}"
+    claim = "" if claim in ("", "exact") else f"Approximation: {_mathematical(claim)}. "
+    return f"{claim}{words}."
 
 
 def _mathematical(text: str) -> str:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dmft.display.bibliography import bibtex, sources, subject
-from dmft.display.declaration import declaration, escape
+from dmft.display.declaration import LIMIT, declaration, escape
 from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.equations.views.explicit import ExplicitEquations
@@ -24,7 +24,16 @@ from dmft.explanation.paragraphs import LAWS, Step, rules_of, without_laws
 from dmft.explanation.steps import Explanation
 from dmft.model import SGD, GradientDescent, GradientFlow, Model
 from dmft.record import summary_of
-from dmft.typeset.fragment import ALIGN, align, fitted, split_rows
+from dmft.typeset.fragment import (
+    ALIGN,
+    align,
+    equations_of,
+    fitted,
+    labelled,
+    punctuated,
+    split_rows,
+    together,
+)
 from dmft.validation import checked, checked_or, shown
 
 if TYPE_CHECKING:
@@ -42,12 +51,15 @@ PREAMBLE = r"""\documentclass[%s,a4paper]{article}
 \renewcommand{\left}{\mathopen{}\mathclose\bgroup\leftbracket}
 \renewcommand{\right}{\aftergroup\egroup\rightbracket}
 \raggedright
+\setlength{\parindent}{1em}
 \raggedbottom
 \hfuzz=0.5pt
 \makeatletter
 \renewcommand{\@openbib@code}{\setlength{\itemsep}{0pt}\setlength{\parsep}{0pt}}
 \makeatother
 """
+BREAKS = re.compile(r"\\(?:[bB]igg?[lr]|left|right|q?quad|notag)(?![a-z])|[&\s]")
+PARAGRAPH = "\n\0\n"
 # What a document says in its first sentences: units, and labels without noise.
 OF_DECLARATION = re.compile(
     r"^Outputs are sums over units, .*\n|(?<=Here )\$(?:\\Delta|\\sigma\^2) = 0\$(?:, |(?=\.))"
@@ -59,17 +71,14 @@ BLOCKS_TOLD = re.compile(
     r"\nHere block \$e =[^\n]* of the coordinates\.|block \$e = [^\n]* of the coordinates, "
     r"|, block \$e =[^\n]* of the coordinates(?=\.)"
 )
-OF_BLOCKS = re.compile(r"[A-Z](_\{[^}]*\})? &= \\sum_\{e=1\}\^\{B\} c_\{e\} \\mathsf")
+OF_BLOCKS = re.compile(r"[A-Z](_\{[^}]*\})? &= \\sum_\{e=1\}\^\{B\} c_\{e\} [A-Z]_\{e")
 NAMES_OF_TERMS = re.compile(r"\nTerms in this order: [^.]*\.(?=\n|$)")
 # A sentence in front of equations that have gone.
-LEADS = re.compile(r"^[^\n]*(?:[:,]| is| are)\n(?=\s*\Z|\n)", re.MULTILINE)
+LEADS = re.compile(r"^(?:where|[^\n]*(?:[:,]| is| are))\n(?=\s*\Z|\n)", re.MULTILINE)
 # Where a step says how it was checked.
 NUMBERS_OF_CHECK = re.compile(r"Checked with [^.]*\.")
 NOISELESS = r"The variance of the label noise is $\Delta$, which is zero in the equations above."
 NO_NOISE = re.compile(r"\$[^$\n]*\\Delta[^$\n]*\$")
-# Rows of an equation that no column splits.
-MOST_TOGETHER = 8
-CONTINUED = re.compile(r"&\s*\\q?quad\b")
 # Lines below this are set in two columns; widths that the layout is made for.
 TWO_COLUMNS, NARROWEST, WIDEST = 260.0, 200.0, 520.0
 
@@ -241,7 +250,7 @@ def document(
     rules = rules_of(explained) if len(explained) > 1 else None
     stated = [r"\section*{Rules}", rules_latex(rules, width, cite)] if rules else []
     displayed, model, said = set[str](), None, ""
-    systems, number = sum(hasattr(y, "time_unit") for y in kept), 0
+    systems, number, last = sum(hasattr(y, "time_unit") for y in kept), 0, 0
     for record in kept:
         if hasattr(record, "time_unit") or getattr(record, "model", model) != model:
             displayed.clear()  # letters of another model mean something else
@@ -257,7 +266,7 @@ def document(
         if not isinstance(record, Explanation):
             sections = [_without_displayed(_not_again(text, said), displayed) for text in sections]
             said += "".join(sections)
-            sections = [*map(_punctuated, sections)]
+            sections, last = labelled([*map(punctuated, sections)], last)
         parts += sections
     parts += stated
     if derivations:
@@ -274,7 +283,7 @@ def document(
         parts.append(" ".join(told))
         parts += [r"\small", r"\bibliographystyle{unsrt}"]
         parts += [rf"\bibliography{{{bibliography}}}"]
-    body = ALIGN.sub(_together, "\n\n".join(part for part in parts if part))
+    body = ALIGN.sub(together, "\n\n".join(part for part in parts if part))
     return f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n"
 
 
@@ -283,49 +292,18 @@ def _without_displayed(text: str, displayed: set[str]) -> str:
 
     def kept(match: re.Match[str]) -> str:
         equations = equations_of(match.group(3))
-        fresh = [rows for rows in equations if "".join(rows) not in displayed]
-        displayed.update(map("".join, equations))
-        return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
+        fresh = [rows for rows in equations if _unbroken(rows) not in displayed]
+        displayed.update(map(_unbroken, equations))
+        if len(fresh) == len(equations):
+            return match.group()
+        return align([*chain(*fresh)], match.group(2))
 
     return LEADS.sub("", ALIGN.sub(kept, text))
 
 
-def _punctuated(text: str) -> str:
-    """Text with commas and full stops in its displays."""
-
-    def marked(match: re.Match[str]) -> str:
-        rows, after = split_rows(match.group(3)), text[match.end() :].lstrip()
-        mark = "," if after[:1].islower() or ALIGN.match(after) else "."
-        marks = ["" if re.match(r"&\s*\\q?quad\b", row) else "," for row in rows[1:]]
-        pairs = zip(rows, [*marks, mark], strict=True)
-        shown = align([row + ("" if row[-1] in ",." else y) for row, y in pairs])
-        return shown.replace("{align*}", f"{{{match.group(1)}{match.group(2)}}}")
-
-    return ALIGN.sub(marked, text)
-
-
-def _together(match: re.Match[str]) -> str:
-    """An alignment whose equations are kept in one column, unless they are long."""
-    groups: list[list[str]] = []
-    for row in split_rows(match.group(3)):
-        if groups and CONTINUED.match(row):
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    marks = (" \\\\*\n" if len(rows) <= MOST_TOGETHER else " \\\\\n" for rows in groups)
-    body = " \\\\\n".join(mark.join(rows) for mark, rows in zip(marks, groups, strict=True))
-    return f"\\begin{{align*}}\n{body}\n\\end{{align*}}" if match.group(2) else match.group()
-
-
-def equations_of(body: str) -> list[list[str]]:
-    """The equations of an alignment, each by its rows."""
-    found: list[list[str]] = []
-    for row in split_rows(body):
-        if row.startswith("&") and found:
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
+def _unbroken(rows: Sequence[str]) -> str:
+    """An equation without what depends on its line breaks."""
+    return BREAKS.sub("", "".join(rows))
 
 
 def _said_once(derivations: Sequence[Any], alone: bool = False) -> list[Any]:
@@ -381,15 +359,18 @@ def _sections(
     title = [rf"\subsection*{{System {titled}}}"] if titled else []
     declared = declaration(record, width, notation, text)
     text = text.partition(OUTPUTS)[0]
-    equation = "equation of motion is" if only_rate(text) else "equations of motion are"
-    equations = f"The {equation}\n{_not_again(text, declared)}"
-    return [*title, declared, equations]
+    text, several = _not_again(text, declared), "" if only_rate(text) else "s"
+    lead = f"the equation{several} of motion"
+    if declared.endswith(f"{LIMIT}."):
+        return [*title, f"{declared.removesuffix('.')} {lead}\n{text}"]
+    return [*title, declared, f"{lead.capitalize()} {'are' if several else 'is'}\n{text}"]
 
 
 def _not_again(text: str, declared: str) -> str:
     """Text without the formulas in the sentences of a declaration."""
+    rows = (row for y in ALIGN.finditer(declared) for row in split_rows(y.group(3)))
     stated = re.findall(r"\$([^$]*)\$", ALIGN.sub("", declared))
-
+    stated += [y.replace("&", "").rstrip(",.") for row in rows for y in row.split(r",\quad ")]
     outputs = {
         y.partition(" ")[0] for y in re.findall(r"^(?:f|y|\\zeta) &=", declared, re.MULTILINE)
     }
@@ -407,8 +388,11 @@ def _not_again(text: str, declared: str) -> str:
             and not (r"blockdiag" in declared and OF_BLOCKS.match(rows[0]))
             and not {y.strip("& ") for y in rows[0].split(r",\quad ")} <= {*stated}
         ]
-        return match.group() if len(fresh) == len(equations) else align([*chain(*fresh)])
+        if len(fresh) == len(equations):
+            return match.group()
+        return align([*chain(*fresh)], match.group(2))
 
+    text = text.replace("\n\n", PARAGRAPH)
     text = LEADS.sub("", ALIGN.sub(kept, text)).replace("\n\n", "\n")
     text = BLOCKS_TOLD.sub("", text) if "blockdiag" in declared else text
     for line in stated:
@@ -416,7 +400,7 @@ def _not_again(text: str, declared: str) -> str:
         text = text.replace(f", ${line}$.", ".").replace(f", ${line}$, ", ", ")
         text = re.sub(rf"\${re.escape(line)}\$ is the [a-z ]+, ", "", text)
         text = re.sub(rf"\nHere \${re.escape(line)}\$ is the [a-z ]+\.(?=\n|$)", "", text)
-    return text
+    return re.sub(r"\n\n+", "\n", text).replace(PARAGRAPH, "\n\n")
 
 
 def fragment(
@@ -436,7 +420,7 @@ def fragment(
             return summary.latex()
         return fitted(_displayed(record._repr_latex_()), width)
     accepted = _accepted(record.latex)
-    given = {"width": width, "notation": notation, "cite": cite, "rules": rules}
+    given = {"width": width, "notation": notation, "cite": cite, "rules": rules, "numbered": True}
     options = {n: v for n, v in given.items() if n in accepted}
     text = str(record.latex(**options))
     text = "\n".join(y for y in text.split("\n") if not y.startswith("%"))

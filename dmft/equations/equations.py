@@ -478,6 +478,7 @@ class Equations(Short, System):
         notation: Notation = None,
         symbolic: bool = False,
         form: Form | None = None,
+        numbered: bool = False,
     ) -> str:
         r"""Return the equations as LaTeX: `align*` environments with sentences between them.
 
@@ -496,6 +497,8 @@ class Equations(Short, System):
             "closed" evaluates all averages, inserts constraints (Q = 1 on the sphere) and
             simplifies. "structured" prints sums of Gaussian averages, for all widths. The default
             is "closed" for single units and for polynomials on the sphere if the result is short.
+        numbered : bool
+            Number the equations of motion and the risk, as `dmft.latex` does.
 
         Returns
         -------
@@ -512,7 +515,7 @@ class Equations(Short, System):
         """
         from dmft.equations.views.latex import Page, equations_latex
 
-        page = Page(width, notation, symbolic, kernels, form)
+        page = Page(width, notation, symbolic, kernels, form, "" if numbered else "*")
         if self.family == "rule":
             from dmft.equations.rules.latex import rule_latex
 

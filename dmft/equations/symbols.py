@@ -218,11 +218,11 @@ SYMBOL_LATEX = {
     psi_length: r"\ell",
     stretch: "s",
     pull_along: r"\rho",
-    update_square: r"\mathcal{N}",
+    update_square: r"\mathcal{G}",
     jacobian_square: r"\mathcal{J}",
     across: r"\sqrt{1 - m^2}\,\partial_{m} \mathcal{L}",
     overlap: r"\text{overlap}",
-    accumulator: r"\mathcal{N}",
+    accumulator: r"\mathcal{G}",
     dilation: r"\left(\lambda^\top\Omega^{+}\lambda - \mathrm{rank}\,\Omega\right)",
     **{symbol: f"e^{{({number})}}" for number, symbol in enumerate(error_pass)},
     **{symbol: f"f^{{({number})}}" for number, symbol in enumerate(output_pass)},
@@ -303,16 +303,13 @@ BASE_LATEX = {name: latex for name, (latex, _) in BASES.items()} | {
     "clip_reach": r"\bar{u}",
     "clip_gain": r"\bar{\kappa}",
     "clip_square": r"\bar{s}",
-    "block_Q": r"\mathsf{Q}",
-    "block_M": r"\mathsf{M}",
-    "block_P": r"\mathsf{P}",
-    "block_h": r"\mathsf{h}",
-    "block_h_star": r"\mathsf{h}^*",
+    **{f"block_{name}": name for name in "QMPh"},
+    "block_h_star": "h^*",
 }
 # Rows that optimisers keep, in all blocks at once or in one, as their index says.
 ROW_LATEX = {"velocity": "u", "average": r"\bar{w}"}
 BASE_LATEX |= {name: QUANTITIES[name].latex for name in KEPT}
-BASE_LATEX |= {f"{BLOCK}{name}": rf"\mathsf{{{QUANTITIES[name].latex}}}" for name in KEPT}
+BASE_LATEX |= {f"{BLOCK}{name}": QUANTITIES[name].latex for name in KEPT}
 BASE_LATEX["c"] = r"\tilde{a}"
 BASE_LATEX |= {
     f"{stem}_{row}": rf"{letter}^{{{mark}{shown}}}"

@@ -225,7 +225,7 @@ RULES: dict[str, Rule] = {
         "overlap is the average of the update times the part of the other field that comes from "
         "this block. By Stein's identity this is a sum of derivatives of the update, with the "
         "overlaps G of the block times the variance c as coefficients.",
-        r"\mathbb{E}[\psi\,\mathsf{h}_{e i}] = c_e \sum_y G_{i y e}\,"
+        r"\mathbb{E}[\psi\,h_{e,i}] = c_e \sum_y G_{i y e}\,"
         r"\mathbb{E}[\partial_y \psi]",
         "theory/structured_inputs (3), (6); theory/one_pass A.1",
     ),
@@ -233,7 +233,7 @@ RULES: dict[str, Rule] = {
         "Square of one step, in a block of the inputs",
         "Two rows move along the same input. The squared length of its part in a block is nu d, "
         "where nu is the variance of the block times its fraction of the coordinates.",
-        r"\dot{\mathsf{Q}}_{e j l} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
+        r"\dot{Q}_{e,jl} = \ldots + \tfrac{\gamma}{p n_b} \nu_e\,"
         r"\mathbb{E}[\psi_j \psi_l]",
         "theory/structured_inputs (6); theory/one_pass B.2",
     ),

@@ -30,6 +30,7 @@ class Names:
     texts: dict[str, str] = field(default_factory=dict)
     unbroken: list[str] = field(default_factory=list)
     shown: int = 0
+    labels: list[str] = field(default_factory=list)
 
     @property
     def letter(self) -> str:

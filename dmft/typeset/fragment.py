@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from dmft.errors import BadParameter
 from dmft.typeset.breaking import INDENT, Names, broken
@@ -23,6 +24,8 @@ NARROWEST = 150.0
 SHARE_OF_LEFT = 0.30
 # Lines are planned for a little less than the width: alignments have edges.
 EDGE = 3.0
+# What a number at the right edge takes of a line.
+TAG = 20.0
 ALIGN = re.compile(r"\\begin\{(align|gather)(\*?)\}(.*?)\\end\{\1\2\}", re.DOTALL)
 RATE = re.compile(r"\\frac\{(d .*)\}\{(dt)\}")
 # Averages without fractions and sums have brackets of one size.
@@ -30,7 +33,12 @@ FLAT = re.compile(
     r"\\left\s*\\langle((?:(?!\\left|\\frac|\\sum|\\right|\\[Bb]ig|\n).)*)\\right\s*\\rangle"
 )
 LABEL = re.compile(r"\\text\{\((.*)\)\}\s*$")
+# Rows of an equation that no column splits.
+MOST_TOGETHER = 8
+CONTINUED = re.compile(r"&\s*\\q?quad\b")
+TAG_LABEL = r"\label{eq:%d}"
 WHERE = "where"
+NO_NUMBER = r"\notag"
 RELATIONS = ("=", r"\approx", r"\sim", r"\simeq", r"\propto", r"\ge", r"\le", ">", "<", r"\in")
 
 
@@ -53,11 +61,12 @@ def check_points(width: float) -> None:
         )
 
 
-def align(rows: Sequence[str]) -> str:
+def align(rows: Sequence[str], star: str = "*") -> str:
     """Rows as one alignment; nothing where there are none (TeX refuses an empty one)."""
     if not rows:
         return ""
-    return "\\begin{align*}\n" + " \\\\\n".join(rows) + "\n\\end{align*}"
+    body = " \\\\\n".join(rows)
+    return f"\\begin{{align{star}}}\n{body}\n\\end{{align{star}}}"
 
 
 def fitted(text: str, points: float = COLUMN) -> str:
@@ -91,7 +100,9 @@ def _display(
         found += _environments(piece, points, names, star)
         defined = [] if later else [*_definitions(points, names, star)]
         found += defined[1:] if before == WHERE else defined
-        found += _labels(piece)
+        names.labels += _labels(piece)
+        if not later:  # after what is defined next
+            found, names.labels = [*found, *names.labels], []
     return found
 
 
@@ -198,9 +209,13 @@ def _environments(rows: Sequence[Row], points: float, names: Names, star: str) -
         lines: list[str] = []
         for number, row in enumerate(some):
             goes_on = wide and number > 0 and row.right.startswith(RELATIONS)
-            lines += _lines(row, points - edge - EDGE, names, wide, goes_on)
-        body = " \\\\\n".join(lines)
-        yield f"\\begin{{align{star}}}\n{body}\n\\end{{align{star}}}"
+            room, before = points - edge - EDGE, (dict(names.texts), len(names.unbroken))
+            *parts, last = _lines(row, room, names, wide, goes_on)
+            if not star and width(last.rpartition("&")[2]) > room - TAG:
+                names.texts, names.unbroken = before[0], names.unbroken[: before[1]]
+                *parts, last = _lines(row, room - TAG, names, wide, goes_on)
+            lines += [*(y if star else rf"{y} {NO_NUMBER}" for y in parts), last]
+        yield align(lines, star)
 
 
 def _flush(row: Row) -> Row:
@@ -257,3 +272,62 @@ def _fit(text: str, first: float, rest: float, names: Names) -> list[str]:
         if sizes[0] <= first and all(size <= rest for size in sizes[1:]):
             break
     return lines
+
+
+# Documents -------------------------------------------------------------------------------------
+
+
+def punctuated(text: str) -> str:
+    """Text with commas and full stops in its displays."""
+
+    def marked(match: re.Match[str]) -> str:
+        rows, after = split_rows(match.group(3)), text[match.end() :].lstrip()
+        rows = [row.removesuffix(f" {NO_NUMBER}") for row in rows]
+        mark = "," if after[:1].islower() or ALIGN.match(after) else "."
+        marks = ["" if re.match(r"&\s*\\q?quad\b", row) else "," for row in rows[1:]]
+        marks = [mark + rf" {NO_NUMBER}" * (not match.group(2) and not mark) for mark in marks]
+        pairs = zip(rows, [*marks, mark], strict=True)
+        shown = [row + (y[1:] if row[-1] in ",." and y[:1] in ",." else y) for row, y in pairs]
+        return align(shown, match.group(2))
+
+    return ALIGN.sub(marked, text)
+
+
+def together(match: re.Match[str]) -> str:
+    """An alignment whose equations are kept in one column, unless they are long."""
+    groups: list[list[str]] = []
+    for row in split_rows(match.group(3)):
+        if groups and CONTINUED.match(row):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    marks = (" \\\\*\n" if len(rows) <= MOST_TOGETHER else " \\\\\n" for rows in groups)
+    rows = [mark.join(rows) for mark, rows in zip(marks, groups, strict=True)]
+    return align(rows, match.group(2))
+
+
+def labelled(sections: Sequence[str], start: int) -> tuple[list[str], int]:
+    """Sections with labels in numbered equations, counted from `start`."""
+    numbers = count(start + 1)
+
+    def with_labels(match: re.Match[str]) -> str:
+        if match.group(2):
+            return match.group()
+        rows = split_rows(match.group(3))
+        return align(
+            [y if NO_NUMBER in y else f"{y} {TAG_LABEL % next(numbers)}" for y in rows], ""
+        )
+
+    found = [ALIGN.sub(with_labels, text) for text in sections]
+    return found, next(numbers) - 1
+
+
+def equations_of(body: str) -> list[list[str]]:
+    """The equations of an alignment, each by its rows."""
+    found: list[list[str]] = []
+    for row in split_rows(body):
+        if row.startswith("&") and found:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found

@@ -612,7 +612,7 @@ def test_attention_of_two_tokens_is_one_page():
     assert "A_{12}" not in text
     assert "A_{21}" not in text
     assert (
-        r"\frac{\omega}{1 + \exp\left(- 2 a^{2}\right)} + \left(1 - \omega\right) A_{11}(h^*)"
+        r"\frac{\omega}{1 + \exp\left(- 2 a^{2}\right)} + \left(1 - \omega\right) A_{ii}(h^*)"
         in text
     )
     assert "overlap" not in text
@@ -1066,7 +1066,7 @@ def test_averages_over_clusters_of_unequal_variances_are_printed_in_their_own_fi
     model = dmft.Model(*[dmft.Committee(sp.tanh(z), 1)] * 2, inputs=mixture)
     equations = dmft.derive(model, dmft.GradientFlow())
     text = " ".join(str(equations).split())
-    assert "dM/dt = ⟨h* ψ⟩ dQ/dt = 2 ⟨h ψ⟩ f = σ(h) y = σ(h*) ψ = (y - f) σ'(h)" in text
+    assert "dM/dt = ⟨h* ψ⟩ dQ/dt = 2 ⟨h ψ⟩ where f = σ(h) y = σ(h*) ψ = (y - f) σ'(h)" in text
     assert "(h, h*) ~ N(μ[c] (M, P), s[c] Ω), Ω = [[Q, M], [M, P]]" in text
     structured = equations.latex(form="structured")
     assert r"\langle \sigma'(h^{[c]})\,\sigma(h^{*[c]}) \rangle" in structured
@@ -1086,11 +1086,14 @@ def test_a_mixture_is_printed_as_averages_of_the_update():
     mixture = dmft.GaussianMixture(means, labels=[1, 1, -1, -1], scales=[0.3, 0.6, 1.0, 0.8])
     equations = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), mixture), dmft.SGD(gamma))
     lines = [" ".join(line.split()) for line in equations.latex(width=520).split("\n")]
-    assert lines[2:7] == [
+    assert lines[2:10] == [
         r"\frac{d M_{j r}}{dt} &= \langle h_{r}^*\,\psi_{j} \rangle \\",
         r"\frac{d Q_{j l}}{dt} &= \langle h_{l}\,\psi_{j} \rangle "
         r"+ \langle h_{j}\,\psi_{l} \rangle "
-        r"+ \frac{\gamma}{p} \langle s_{c}\,\psi_{j}\,\psi_{l} \rangle \\",
+        r"+ \frac{\gamma}{p} \langle s_{c}\,\psi_{j}\,\psi_{l} \rangle",
+        r"\end{align*}",
+        "where",
+        r"\begin{align*}",
         r"f &= \frac{1}{p} \sum_{j=1}^{p} \sigma(h_{j}) \\",
         r"\psi_{j} &= \left(y - f\right) \sigma'(h_{j})",
         r"\end{align*}",

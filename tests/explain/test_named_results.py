@@ -257,7 +257,7 @@ def test_rates_by_block_are_explained(case):
     assert "checked" in str(proof)
     assert ("numbers the blocks of the spectrum" in str(proof)) == (block != "readout")
     if block != "readout":
-        assert r"\mathsf{h}" in proof.latex()
+        assert r"h_{e" in proof.latex()
         assert "times c[block], are the averages" in str(proof) or "bᴸ" not in str(proof)
 
 

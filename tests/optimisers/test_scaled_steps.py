@@ -110,7 +110,7 @@ def test_one_accumulator_against_two_plain_equations() -> None:
     half = dmft.solve(equations, start, times[5], rtol=1e-10, atol=1e-12).final
     rest = dmft.solve(equations, half, times[5], rtol=1e-10, atol=1e-12)
     assert np.isclose(rest.accumulator[-1], run.accumulator[-1], rtol=1e-8)
-    assert r"\mathcal{N}" in equations.latex()
+    assert r"\mathcal{G}" in equations.latex()
     assert equations.terms["accumulator"].keys() == {"squares"}
 
 

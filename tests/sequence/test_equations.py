@@ -213,7 +213,7 @@ def test_terms_can_be_dropped_and_printed():
     assert quiet.provenance["dropped_terms"] == ["sgd_noise", "label_noise"]
     text = equations.latex()
     assert r"\frac{d m}{dt}" in text
-    assert r"\mathcal{N} &=" in text
+    assert r"\mathcal{G} &=" in text
     assert "approx" not in text
     with pytest.raises(BadParameter, match="no term"):
         equations.without("drift")

@@ -148,7 +148,7 @@ def test_orders_of_a_table(two_token_risk, sequence_vectors):
         _ = two_token_risk.series
     text = two_token_risk.latex()
     assert r"\mathbb{E}" in text
-    assert "interpolated from tables" in text
+    assert "independent between tokens" in text
 
 
 def test_refusals(two_token_risk):

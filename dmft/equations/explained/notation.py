@@ -213,15 +213,15 @@ PARTS = Meaning(
 )
 PARTS_IN_BLOCKS = Meaning(
     PARTS.names,
-    r"$b^L_{jie}$ and $b^I_{jie}$, times $c_e$, are the averages of $\mathsf{h}_{ei}$ (or "
-    r"$\mathsf{h}^*$) times the parts of $\psi_j$ that come from the target and from the students",
+    r"$b^L_{jie}$ and $b^I_{jie}$, times $c_e$, are the averages of $h_{e,i}$ (or "
+    r"$h^*_{e,r}$) times the parts of $\psi_j$ that come from the target and from the students",
 )
 IN_BLOCKS = Meaning(
     ("block", "Gram", "eigenvalue", "noise_factor", "block_h", "block_h_star", "block_Q",
      "block_M", "block_P"),
     r"$e$ numbers the blocks of the spectrum: $c_e$ is the eigenvalue, $\nu_e$ the share in "
-    r"$|x|^2/d$, $\mathsf{Q}_e$, $\mathsf{M}_e$, $\mathsf{P}_e$ are the overlaps of the rows in a "
-    r"block, $G_{\cdot\cdot e}$ all of them, $\mathsf{h}_{ej}$ and $\mathsf{h}^*_{er}$ the parts "
+    r"$|x|^2/d$, $Q_e$, $M_e$, $P_e$ are the overlaps of the rows in a "
+    r"block, $G_{\cdot\cdot e}$ all of them, $h_{e,j}$ and $h^*_{e,r}$ the parts "
     r"of the fields that come from its inputs",
 )  # fmt: skip
 WHOLE = Meaning(

@@ -35,6 +35,7 @@ from dmft.equations.views.unit_sums import without_deltas
 from dmft.model import FIELD, SGD, GaussianMixture, GradientDescent, Model, Momentum, Spectrum
 from dmft.model.algorithm import numbers_of
 from dmft.names import BLOCK
+from dmft.typeset.fragment import align
 
 STUDENTS, TEACHERS = (x.j, x.l, x.u, x.v, x.row), (x.r, x.s, *x.powers)
 # Bases whose first index runs over all fields.
@@ -143,13 +144,16 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
         direct = rf"\alpha_1 G{unit} + " if heavy.direct != 0 else ""
         number = d if single else rf"({letter('p')} {d})"
         kappa = assigned(r"\kappa", printer.doprint(heavy.rate))
-        overlaps = ", ".join(overlaps_of("velocity", subject, printer))
+        step = [
+            rf"G{unit} &= {front} {slope} \, {x}",
+            rf"u{unit} &\leftarrow (1 - \kappa {rate}/{number}) u{unit} + \kappa G{unit}",
+            rf"{w} &\leftarrow {w} + {direct}({rate}/{number}) u{unit}",
+        ]
+        overlaps = overlaps_of("velocity", subject, printer)
         return (
-            f" Each step draws a fresh sample, computes $G{unit} = {front} {slope} \\, {x}${told}, "
-            rf"and updates the velocity $u$ and the weights, $u{unit} \leftarrow "
-            rf"(1 - \kappa {rate}/{number}) u{unit} + \kappa G{unit}$ and "
-            rf"${w} \leftarrow {w} + {direct}({rate}/{number}) u{unit}$. "
-            rf"The rate of the velocity is ${kappa}$, and its overlaps are {overlaps}."
+            " Each step draws a fresh sample and updates the velocity $u$ and the weights"
+            f"{told},\n{align(step)}\nwhere ${kappa}$ is the rate of the velocity, which has the "
+            f"overlaps\n{align([y.strip('$').replace('=', '&=') for y in overlaps])}\n"
         )
     front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"
     update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"

@@ -64,7 +64,7 @@ from dmft.errors import BadParameter
 from dmft.gaussian.tables.tabled import PlacedAverage
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import Model, SequenceModel
-from dmft.typeset.fragment import COLUMN, align, fitted
+from dmft.typeset.fragment import COLUMN, WHERE, align, fitted
 
 if TYPE_CHECKING:
     from dmft.equations.noise.record import Fluctuations
@@ -75,6 +75,8 @@ __all__ = ["EquationPrinter", "definition_latex", "equations_latex"]
 NUMERICAL = "Averages that have no closed form are computed numerically."
 # A comment in the source.
 CLOSED = '% These averages have closed forms, which form="{}" prints.'
+# Left-hand sides of rates, increments and drifts.
+OF_RATES = re.compile(r"&|\\frac\{d |\\Delta |F_\{|d [^&]* &=")
 # What observables beside the risk are.
 OBSERVED = {x.loss: "expected loss", x.error_rate: "probability of a wrong sign"}
 # Sentences about functions that equations contain.
@@ -92,7 +94,7 @@ class Page:
     `symbolic` keeps readouts, P, the noise and indices of single units as symbols; `kernels`
     ("auto", "all" or "none") selects averages that follow in closed form; `form` is "closed"
     (without averages), "structured" (sums of averages) or None, which takes the first where it is
-    short.
+    short. The equations have numbers unless there is a `star`.
     """
 
     width: float = COLUMN
@@ -100,6 +102,7 @@ class Page:
     symbolic: bool = False
     kernels: str = "auto"
     form: str | None = None
+    star: str = "*"
 
     def printer(self, names: Mapping[sp.Expr, str]) -> EquationPrinter:
         """Printer in this notation."""
@@ -177,7 +180,7 @@ def closed_latex(
         printer.letter("M") if system.values else f"({printer.letter('Q')}, {printer.letter('M')})"
     )
     rows = [noise.process(printer, state), *rows] if noise else rows
-    parts += observed_apart(rows, printer, named, _here([], told))
+    parts += observed_apart(rows, page, printer, named, _here([], told))
     parts += _here(functions)
     parts += special_functions([*rows, *named], [e for _, e, _ in system.rows], printer)
     return fitted("\n".join(part for part in parts if part), page.width)
@@ -245,7 +248,7 @@ def structured_latex(subject: Subject, page: Page, noise: Fluctuations | None) -
     parts = [
         *clock(subject, page, printer),
         *opening,
-        *observed_apart(rows, printer, inner, about),
+        *observed_apart(rows, page, printer, inner, about),
     ]
     kernels = averages_latex(derived if at_once else averaged, subject, page, printer, not at_once)
     closed_too = "".join(kernels)
@@ -321,10 +324,12 @@ def token_latex(subject: Subject, page: Page) -> str:
     averaged |= {x.slope_of(s) for s in alignments_of(model)}
     plain = in_one_line([d for d in definitions if d.target not in averaged])
     rows = system_latex(subject.kind, plain, printer)
-    rows += rows_of_averages(outputs, definitions, printer)
+    rates = next((n for n, y in enumerate(rows) if not OF_RATES.match(y)), len(rows))
+    named = [*rows[rates:], *rows_of_averages(outputs, definitions, printer)]
     parts = [
         *clock(subject, page, printer),
-        align(rows),
+        *([align(rows[:rates], page.star), WHERE] if rates else []),
+        align(named),
         law_of_tokens(model, printer),
         OUTPUTS,
         align(outputs.functions(printer.letters)),
@@ -374,6 +379,7 @@ def system_latex(
 
 def observed_apart(
     rows: Sequence[str],
+    page: Page,
     printer: EquationPrinter,
     named: Sequence[str] = (),
     about: Sequence[str] = (),
@@ -385,14 +391,18 @@ def observed_apart(
     """
     head = f"{printer.letter('risk')} &="
     place = next((n for n, row in enumerate(rows) if row.startswith(head)), 0)
+    end = place or len(rows)
+    rates = next((n for n, y in enumerate(rows[:end]) if n and not OF_RATES.match(y)), end)
     early, late = list[str](), [*named]
     for _ in named if place else ():
         told = "".join([*rows[:place], *early])
         early += [y for y in late if y.startswith("&") or y.split(" &")[0] in told]
         late = [y for y in late if y not in early]
-    early, late = (["where", align(y)] if y else [] for y in (early, late))
     if place == 0:
-        return [align(rows), *late, *about]
+        early, late = late, []
+    early, late = ([WHERE, align(y)] if y else [] for y in ([*rows[rates:end], *early], late))
+    if place == 0:
+        return [align(rows[:rates], page.star), *early, *about]
     alone = all(row.startswith("&") for row in rows[place + 1 :])
     starts = {row.split(" ")[0] for row in rows}
     shown = {printer.doprint(s): told for s, told in OBSERVED.items()}
@@ -400,7 +410,8 @@ def observed_apart(
     letter = only_rate("\n".join(rows[:place]))
     within = f"In terms of ${letter}$" if letter else "In these order parameters"
     words = f"{within} the risk is" if alone else "The observables are"
-    return [align(rows[:place]), *early, *about, words, align(rows[place:]), *late]
+    equations, risk = (align(y, page.star) for y in (rows[:rates], rows[place:]))
+    return [equations, *early, *about, words, risk, *late]
 
 
 def only_rate(text: str) -> str:

@@ -186,8 +186,8 @@ def law_latex(
     matrix = rf"\begin{{pmatrix}} {Q} & {M} \\ {M}{turned} & {corner} \end{{pmatrix}}"
     if any(d.name == "Gram" for d in blocks):  # a sum over the blocks of a spectrum
         matrix = (
-            r"\sum_{e=1}^{B} c_e G_e,\quad G_e = \begin{pmatrix} \mathsf{Q}_e & \mathsf{M}_e \\ "
-            r"\mathsf{M}_e^\top & \mathsf{P}_e \end{pmatrix}"
+            rf"\sum_{{e=1}}^{{B}} c_e G_e,\quad G_e = \begin{{pmatrix}} {Q}_e & {M}_e \\ "
+            rf"{M}_e{turned} & {P}_e \end{{pmatrix}}"
         )
         blocks = [d for d in blocks if d.name != "Gram"]
     front = "s_c " if scaled else ""
@@ -227,8 +227,8 @@ def law_of_blocks(model: Model, x: str = "", noisy: bool = True) -> str:
         rf"The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$, "
         r"$\Sigma = \operatorname{blockdiag}(c_e I)$ with $B = "
         rf"{spectrum.blocks}$ blocks $e$ of eigenvalues $c_e{values[0]}$, which hold the fractions "
-        rf"$\phi_e{values[1]}$ of the coordinates; an index $e$ of weights means their components "
-        r"in block $e$" + (f", and noise factors are ${noise_factor(spectrum)}$." if noisy else ".")
+        rf"$\phi_e{values[1]}$ of the coordinates"
+        + (f"; noise factors are ${noise_factor(spectrum)}$." if noisy else ".")
     )
 
 
@@ -237,7 +237,7 @@ def overlap_rows(
 ) -> list[str]:
     """Rows that define the overlaps of weights, with a spectrum those in a block and their sums."""
     d, blocks = printer.letter("dim"), model.spectrum is not None and model.clusters is None
-    heads = [rf"\mathsf{{{y}}}_e" if blocks else printer.letter(y) for y in "QMP"]
+    heads = [printer.letter(y) + "_e" * blocks for y in "QMP"]
     (w, w_star), e = zip(rows, single, strict=True), "_e" * blocks
     pairs = zip(heads, ((w, w), (w, w_star), (w_star, w_star)), strict=True)
     lines = [",\\quad ".join(rf"{y} = \frac{{{gram(*two, e)}}}{{{d}}}" for y, two in pairs)]

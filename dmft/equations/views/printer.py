@@ -26,7 +26,7 @@ from dmft.explanation.print_forms import OneMore
 from dmft.gaussian.closed.orthant import FourSigns
 from dmft.gaussian.tables.tokens import TokenAverage
 from dmft.model import FIELD
-from dmft.names import LETTERS
+from dmft.names import BLOCK, LETTERS
 
 # A random field of a sample, or a mean, in a cluster.
 CLUSTER_LATEX = "{}^{{[{}]}}"
@@ -96,13 +96,14 @@ class EquationPrinter(LatexPrinter):
                 return rf"\langle {self._print(placed_field(expr.indices[0]))} {whole} \rangle"
         if base == "Omega" and any(i.has(*ONLY) for i in expr.indices):
             return self._print(overlap_of(expr))
-        name = self.letters.get(base) or _base_latex(base)
+        name, whole = self.letters.get(base), base.removeprefix(BLOCK)
+        name = name or self.letters.get(whole) or _base_latex(base)
         if x.is_mean(expr.base) and ONLY[1] in expr.indices:
             name = name.replace("^{", "^{*", 1)
         inside = [self._print(index) for index in expr.indices if index not in ONLY]
+        # Q_{e,jl} is an entry of Q_e.
         separator = "," if any(i.is_Add for i in expr.indices) else " "
-        subscript = separator.join(inside)
-        if not subscript:
+        if not (subscript := separator.join(inside).replace(" ", ",", int(whole != base))):
             return name
         if "^" in name and not name.endswith(")"):
             head, power = name.split("^", 1)
@@ -123,10 +124,9 @@ class EquationPrinter(LatexPrinter):
 
     def _helper_print_standard_power(self, expr: sp.Pow, template: str) -> str:
         # h_1^* has its superscript already: TeX refuses a second one outside braces.
-        if isinstance(expr.base, sp.Indexed):
-            return template % (_braced(self._print(expr.base)), self._print(expr.exp))
-        if isinstance(expr.base, OneMore):
-            return template % (self._print(expr.base), self._print(expr.exp))
+        if isinstance(expr.base, sp.Indexed | OneMore):
+            braced = _braced if isinstance(expr.base, sp.Indexed) else str
+            return template % (braced(self._print(expr.base)), self._print(expr.exp))
         return str(super()._helper_print_standard_power(expr, template))
 
     def _print_Function(self, expr: sp.Function, exp: str | None = None) -> str:

@@ -29,8 +29,6 @@ from dmft.typeset.fragment import align
 # Outputs are written out one by one up to this number, and as sums over an index beyond it.
 WRITTEN_OUT = 2
 ZERO = r"\mathbb{E} h_l = 0"
-# What tables promise, relative to the root of the second moments.
-TABLE_ERROR = "10^{-10}"
 OUTPUTS = "Outputs of student and target are"
 RISK_IS_LOSS = r"The population risk $\mathcal{R}$ is the average $\mathcal{L}$ of the loss."
 LOSS_AND_RISK = r"$\mathcal{L}$ is the average of the loss and $\mathcal{R}$ the population risk."
@@ -169,12 +167,21 @@ class TokenOutputs:
             for one in self.outputs:
                 shown = printer.doprint(at_fields(one.student, "h", known))
                 rows.append(f"{self.name(self.letter, one.index, 'h')} &= {shown}")
-        for one in self.outputs:
-            shown = printer.doprint(at_fields(one.target, "h^*", known))
-            rows.append(f"{self.name('y', one.index, 'h^*')} &= {shown}")
+        rows += self.targets(printer, known)
         if any(map(self.error, self.outputs)):
             rows.append(r"\epsilon_i &= A_{ii}(h) - y_{ii}(h^*)")
         return [EXPONENTIAL.sub(r"\\exp\\left(\1\\right)", row) for row in rows]
+
+    def targets(self, printer: FunctionPrinter, known: Mapping[sp.Expr, str]) -> list[str]:
+        """Outputs of the target; one row for the diagonal of a matrix where they are alike."""
+        rows = []
+        for one in self.outputs:
+            shown = printer.doprint(at_fields(one.target, "h^*", known))
+            rows.append(f"{self.name('y', one.index, 'h^*')} &= {shown}")
+        pairs = zip(rows, self.outputs, strict=True)
+        alike = {re.sub(rf"_\{{{y.index}\}}\(", "_{ii}(", row) for row, y in pairs}
+        diagonal = all(self.error(y) for y in self.outputs) and len(alike) == 1
+        return [*alike] if diagonal and not any("h^*_" in y for y in alike) else rows
 
     def softmax(self, rows: list[str]) -> dict[sp.Expr, str]:
         """Entries of the attention matrix by name; their definition as a row."""
@@ -325,14 +332,13 @@ def law_of_tokens(model: SequenceModel, printer: EquationPrinter) -> str:
     """A sentence about the fields of the tokens."""
     overlap = "m" if len(TokenLaw.of(model).semantic) == 1 else "m_l"
     means = [printer.doprint(y) for y in model.encoding.means]
-    shown = ", ".join(rf"\mathbb{{E}} h_{{{n}}} = {y}" for n, y in enumerate(means, start=1))
+    shown = ",$ $".join(rf"\mathbb{{E}} h_{{{n}}} = {y}" for n, y in enumerate(means, start=1))
     mean = r" $\bar{h} = \sum_l h_l / \sqrt{L}$ over the $L$ tokens."
     return (
         r"The average $\mathbb{E}$ is over the token fields, which are Gaussian with unit variance "
         rf"and independent between tokens, with "
         rf"$\operatorname{{Cov}}(h_l, h^*_l) = {overlap}$, $\mathbb{{E}} h^*_l = 0$ and "
-        rf"${shown if any(y != '0' for y in means) else ZERO}$. The averages are interpolated from "
-        rf"tables, with an error below ${TABLE_ERROR}$."
+        rf"${shown if any(y != '0' for y in means) else ZERO}$."
     ) + (mean if isinstance(model.student, SequenceNetwork) else "")
 
 
