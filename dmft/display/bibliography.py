@@ -46,12 +46,10 @@ def subject(record: Any) -> str:
     kinds = {"two-time": NETWORKS, "static limit": LIMITS, "erm": ""}
     if getattr(record, "kind", "") in kinds:
         return kinds[record.kind]
-    model, algorithm = getattr(record, "model", None), getattr(record, "algorithm", None)
+    model = getattr(record, "model", None)
     if getattr(model, "clusters", None) is not None:
         return MIXTURES
-    left_out = [" without momentum"] * bool(getattr(algorithm, "momentum", 0))
-    left_out += [" for isotropic inputs"] * (getattr(model, "spectrum", None) is not None)
-    return OVERLAPS + " and".join(left_out)
+    return OVERLAPS + " for isotropic inputs" * (getattr(model, "spectrum", None) is not None)
 
 
 def sources(record: Any) -> list[str]:
