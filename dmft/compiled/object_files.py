@@ -202,7 +202,7 @@ def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
         raise Unknown("not kept")
     ((key, result),) = results
     described = result.fndesc
-    content = kept(result.library.codegen, arguments and key)
+    content = kept(result.library.codegen, key)
     defined, needs = symbols(content)
     if described.llvm_func_name not in defined:
         raise Unknown("the object file lacks its function")
@@ -219,8 +219,9 @@ def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
 
 def _flat(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     """Types with those of `*arguments` in place of their tuple."""
-    last = kinds[-1:]
-    return (*kinds[:-1], *last[0]) if isinstance(last and last[0], types.StarArgUniTuple) else kinds
+    if kinds and isinstance(kinds[-1], types.StarArgUniTuple):
+        return (*kinds[:-1], *kinds[-1])
+    return kinds
 
 
 def _leaves(kind: Any) -> list[str]:

@@ -9,6 +9,7 @@ import sympy as sp
 
 from dmft.errors import BadParameter
 from dmft.model import FIELD, Committee, GradientDescent, Model, SequenceModel
+from dmft.names import BLOCK, KEPT
 
 
 def _entries() -> dict[str, str]:
@@ -49,7 +50,9 @@ def subject(record: Any) -> str:
     model = getattr(record, "model", None)
     if getattr(model, "clusters", None) is not None:
         return MIXTURES
-    return OVERLAPS + " for isotropic inputs" * (getattr(model, "spectrum", None) is not None)
+    kept = {name.removeprefix(BLOCK) for name in getattr(record, "terms", ())} & {*KEPT}
+    plain = " trained by plain SGD" * bool(kept)
+    return f"{OVERLAPS}{plain}" + " with isotropic inputs" * bool(getattr(model, "spectrum", None))
 
 
 def sources(record: Any) -> list[str]:

@@ -10,6 +10,7 @@ import sympy as sp
 from scipy import special
 
 import dmft
+from dmft.display.bibliography import subject
 from dmft.display.declaration import escape
 from dmft.display.latex import document
 from dmft.equations.views.declared import _with_noise_in_square
@@ -359,7 +360,9 @@ def test_overlaps_with_a_spectrum_are_defined_once():
     """By blocks, as those of the velocity; the values of the blocks are given."""
     unit = dmft.Committee(ERF, 1)
     model = dmft.Model(unit, unit, inputs=dmft.Spectrum([0.5, 2.0], [0.25, 0.75]))
-    text = document(dmft.derive(model, dmft.SGD(0.5, momentum=dmft.Momentum(2.0))))
+    equations = dmft.derive(model, dmft.SGD(0.5, momentum=dmft.Momentum(2.0)))
+    assert subject(equations).endswith("trained by plain SGD with isotropic inputs")
+    text = document(equations)
     for line in (
         r"Q_e &= \frac{\|w_e\|^2}{d}",
         r"Q &= \sum_e c_e Q_e = \frac{w^\top \Sigma w}{d}",

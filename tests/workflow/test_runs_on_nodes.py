@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import sympy as sp
 
 import dmft
@@ -146,6 +148,39 @@ def test_the_mean_of_replicas_is_the_run_with_all_points(clipped):
         gap = np.abs(run[name] - truth[name])
         assert np.all(gap <= run.error[name] + truth.error[name] + 1e-12)
     assert np.array_equal(run.Q[0], whole.Q[0])
+
+
+@pytest.mark.slow
+def test_the_mean_of_replicas_is_within_its_error_of_the_definition(clipped):
+    """dM_j = <h* psi_j>, dQ_jl = <h_j psi_l> + <h_l psi_j> + <psi_j psi_l>/2 on SciPy's points."""
+    run, found = dmft.solve(*clipped, 2.0, save_at=[2.0]), []
+    for seed in range(2):
+        points = scipy.stats.qmc.Sobol(3, seed=seed).random_base2(18)
+        normal = scipy.special.ndtri(np.clip(points, 1e-12, 1 - 1e-12))
+
+        def rates(x, normal=normal):
+            h = normal @ np.linalg.cholesky(x).T
+            y = scipy.special.erf(h[:, 2:] / np.sqrt(2))
+            psi = np.clip(y - h[:, :2], -1, 1)
+            pull = h.T @ psi / len(h)
+            change = np.zeros((3, 3))
+            change[:2, :2] = pull[:2] + pull[:2].T + psi.T @ psi / (2 * len(h))
+            change[2, :2] = change[:2, 2] = pull[2]
+            return change
+
+        start = clipped[1]
+        x, step = np.block([[start.Q, start.M], [start.M.T, start.P]]), 2.0 / 40
+        for _ in range(40):
+            a = rates(x)
+            b = rates(x + step / 2 * a)
+            c = rates(x + step / 2 * b)
+            x = x + step / 6 * (a + 2 * b + 2 * c + rates(x + step * c))
+        found.append(x)
+    truth, spread = np.mean(found, axis=0), np.ptp(found, axis=0)
+    for name, part in (("Q", np.s_[:2, :2]), ("M", np.s_[:2, 2:])):
+        assert spread[part].max() < 2e-5
+        gap = np.abs(run[name][-1] - truth[part])
+        assert np.all(gap <= run.error[name][-1] + spread[part] + 1e-6), (gap, run.error[name])
 
 
 def test_a_run_on_replicas_ends_at_an_event(clipped):
