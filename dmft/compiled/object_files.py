@@ -202,7 +202,8 @@ def code_of(function: Any, arguments: tuple[Any, ...] | None = None) -> Code:
         raise Unknown("not kept")
     ((key, result),) = results
     described = result.fndesc
-    content = kept(result.library.codegen, key)
+    # A function of a declared signature is kept under it, not under its types.
+    content = kept(result.library.codegen, arguments and key)
     defined, needs = symbols(content)
     if described.llvm_func_name not in defined:
         raise Unknown("the object file lacks its function")
