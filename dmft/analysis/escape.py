@@ -407,7 +407,7 @@ def _before_fall(run: Trajectory, threshold: float, first: int) -> int | None:
 def _result(run: Trajectory, threshold: float, reference: str, **known: Any) -> Any:
     if run.status == Status.EVENT:
         return EscapeTime(float(run.t[-1]), threshold, reference, **clock_of(run), **known)
-    return Censored(float(run.t[-1]), threshold, reference, run.status, run.message, **known)
+    return Censored(float(run.t[-1]), threshold, reference, run.status, run.ending, **known)
 
 
 def clock_of(run: Trajectory) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def read_result(result: Any) -> Point:
     if isinstance(result, Trajectory):
         if result.status in (Status.OK, Status.EVENT):
             return Point(float(result.risk[-1]), result.status)
-        return Point(np.nan, result.status, float(result.t[-1]), result.message)
+        return Point(np.nan, result.status, float(result.t[-1]), result.ending)
     if isinstance(result, tuple):
         return _read_pair(result)
     value = read_number(result)

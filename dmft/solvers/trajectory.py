@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READOUT = Block("readout", ("p",))
 # Fields that may be computed when they are first read (`completed_later`).
 DEFERRED = ("message", "provenance", "error")
-LATER = ("_complete", "_provenance")
+LATER = ("_complete", "_ended", "_provenance")
 
 
 @dataclass(frozen=True, repr=False)
@@ -138,6 +138,12 @@ class Trajectory(Solution):
             self.__dict__.update({n: getattr(completed, n) for n in DEFERRED})
         return self.__dict__[name]
 
+    @property
+    def ending(self) -> str:
+        """The message without rounding errors, whose computation takes longer than many runs."""
+        ended = self.__dict__.get("_ended")
+        return self.message if ended is None else ended()
+
     def __getstate__(self) -> dict[str, Any]:
         self.message  # noqa: B018 - computed before it is written
         kept = {name: value for name, value in self.__dict__.items() if name not in LATER}
@@ -197,12 +203,17 @@ class Trajectory(Solution):
         return rows
 
 
-def completed_later(run: Trajectory, complete: Callable[[], Trajectory]) -> Trajectory:
-    """The run, whose message, provenance and error `complete` computes when one is first read."""
+def completed_later(
+    run: Trajectory, complete: Callable[[], Trajectory], ended: Callable[[], str]
+) -> Trajectory:
+    """The run, whose message, provenance and error `complete` computes when one is first read.
+
+    `ended` returns the part of the message that `Trajectory.ending` reports.
+    """
     later = run.with_fields()
     for name in DEFERRED:
         del later.__dict__[name]
-    later.__dict__.update(_complete=complete, _provenance=run.provenance)
+    later.__dict__.update(_complete=complete, _ended=ended, _provenance=run.provenance)
     return later
 
 

@@ -402,3 +402,28 @@ def test_a_teacher_of_length_zero_has_no_infinite_rounding():
     run = dmft.solve(eqs, dmft.Overlaps(np.eye(2), [[0.0], [0.0]], [[0.0]]), 2.0)
     assert run.risk[0] == pytest.approx(np.arcsin(0.5) / (2 * np.pi), rel=1e-12)
     assert "inf" not in run.message
+
+
+def test_points_of_a_diagram_skip_rounding(monkeypatch):
+    model = dmft.Model(dmft.Committee(HE3, 1), dmft.Committee(HE3, 1))
+    equations = dmft.derive(model, dmft.SGD(1.0))
+    start = dmft.Overlaps([[1.0]], [[0.1]])
+    run = dmft.solve(equations, start, 10.0)
+    assert run.status == "diverged"
+    rounding_module = importlib.import_module("dmft.workflow.solving.rounding")
+    looked = []
+    ordinary = rounding_module.with_rounding
+
+    def counted(run, equations, rtol):
+        looked.append(run.status)
+        return ordinary(run, equations, rtol)
+
+    monkeypatch.setattr(rounding_module, "with_rounding", counted)
+    axes = ("learning_rate", [1.0, 2.0]), ("label_noise", [0.0, 0.1])
+    diagram = dmft.phase_diagram(
+        "final_risk", *axes, equations=equations, start=start, t_max=10.0, progress=False
+    )
+    assert diagram.messages[0, 0] == run.ending
+    assert not looked
+    assert run.message.startswith(run.ending[: run.ending.index(";")])
+    assert looked == ["diverged"]

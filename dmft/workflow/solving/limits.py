@@ -16,7 +16,7 @@ from dmft.model import SGD, Committee, Model
 from dmft.model.loss import LABEL, PREDICTION, error_expr
 from dmft.names import Status
 from dmft.solvers.trajectory import Trajectory, with_readout
-from dmft.symbolic_lock import in_turn
+from dmft.symbolic_lock import in_turn, once
 
 
 def rate_message(equations: Equations, inputs: Mapping[str, Any]) -> str:
@@ -115,6 +115,7 @@ def beyond_tables(run: Trajectory, equations: Equations) -> Trajectory:
     return replace(run, status=Status.LEFT_DOMAIN, message=message)
 
 
+@once
 def _widest(equations: Equations) -> float | None:
     """Largest standard deviation that all tables of these equations hold; None without tables."""
     from dmft.gaussian.tables.factor_table import factor_table

@@ -297,6 +297,9 @@ def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
 
         return described(with_rounding(run, equations, rtol), equations, inputs)
 
+    def ending() -> str:
+        return described(run, equations, inputs).message
+
     if run.status in (Status.DIVERGED, Status.NONFINITE):
         from dmft.workflow.solving.limits import beyond_tables, runs_away
 
@@ -305,7 +308,7 @@ def finish(run: Trajectory, equations: Equations, rtol: float) -> Trajectory:
         ended = beyond_tables(run, equations)
         if ended is not run:
             return with_readout(ended)
-    return completed_later(with_readout(run), completed)
+    return completed_later(with_readout(run), completed, ending)
 
 
 def described(run: Trajectory, equations: Equations, inputs: Mapping[str, Any]) -> Trajectory:
