@@ -7,6 +7,7 @@ where `dmft warm` has compiled the library. `... tutorials` runs the code of doc
 other activations: processes that find an empty cache, one after `dmft warm`, and a second one.
 """
 
+import compileall
 import os
 import re
 import shutil
@@ -337,10 +338,11 @@ def seconds(code, kept, limit=180, processes=1, head=HEAD, many=1):
 
 
 def _run(code, names, limit):
+    ordinary = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-W", "ignore", "-c", code]
     keys = {"capture_output": True, "text": True, "timeout": limit}
     try:
-        done = subprocess.run(command, env={**os.environ, **names}, **keys)
+        done = subprocess.run(command, env={**ordinary, **names}, **keys)
     except subprocess.TimeoutExpired as late:
         rows = (late.stdout or b"").decode().split()
         return [*rows, f"over {limit} s"]
@@ -356,6 +358,7 @@ def _shown(text):
 def seeded(cache, warm):
     """A cache that holds what one solve of erf left, or all functions of the library."""
     cache.mkdir()
+    compileall.compile_dir(ROOT / "dmft", quiet=1)  # as pip does when it installs a package
     names = {"DMFT_CACHE_DIR": cache, "NUMBA_CACHE_DIR": cache / "numba", "PYTHONPATH": ROOT}
     call = "dmft.warm" if warm else "solved(committee(erf, 2), dmft.SGD(0.5))"
     _run(f"{HEAD}timed({call}, rounds=1)", {name: str(path) for name, path in names.items()}, 900)
