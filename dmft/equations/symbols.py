@@ -162,6 +162,8 @@ OF_A_SAMPLE |= {f(number) for f in (output_of_class, error_of_class) for number 
 noise_at = sp.IndexedBase("noise_at")
 # Law of the student fields given h*: mean at a node, covariance beyond it, deviation.
 mean_at, rest, spread = (sp.IndexedBase(name) for name in ("mean_at", "rest", "spread"))
+# Twice the probability 1 + erf(place) of the sign of h*, given the student fields, at a node.
+chance_at, place_at = sp.IndexedBase("chance_at"), sp.IndexedBase("place_at")
 risk, loss, error_rate = sp.symbols("risk loss error_rate", real=True)
 # Sequences: s . grad L, E|J^T (g - g*)|^2, E|J|^2, sqrt(1 - m^2) dL/dm, and what |m| is called.
 pull_along, update_square, jacobian_square, across, overlap = sp.symbols(

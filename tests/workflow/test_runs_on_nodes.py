@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 import scipy.stats
 import sympy as sp
@@ -9,6 +10,8 @@ import sympy as sp
 import dmft
 from dmft.errors import BadParameter
 from dmft.model import FIELD as z
+
+ERF = sp.erf(z / sp.sqrt(2))
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +119,7 @@ def test_perfect_recovery_on_nodes_stays_in_the_domain():
 
 
 def test_exact_runs_claim_no_error(start):
-    act = sp.erf(z / sp.sqrt(2))
-    closed = dmft.derive(dmft.Model(dmft.Committee(act, 2), dmft.Committee(act, 1)), dmft.SGD(0.5))
+    closed = dmft.derive(dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1)), dmft.SGD(0.5))
     run = dmft.solve(closed, start, 1.0)
     assert run.error is None
     assert run.quadrature_error is None
@@ -129,9 +131,8 @@ def test_exact_runs_claim_no_error(start):
 @pytest.fixture(scope="module")
 def clipped():
     h, s, y = sp.symbols("h s y", real=True)
-    erf = sp.erf(z / sp.sqrt(2))
     rule = dmft.UpdateField(sp.Min(1, sp.Max(-1, y - h)), fields=(h, s, y), learning_rate=1)
-    model = dmft.Model(dmft.Committee(erf, 2), dmft.Committee(erf, 1))
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(ERF, 1))
     return dmft.derive(model, rule), dmft.random_overlaps(model, dim=200, seed=0)
 
 
@@ -150,37 +151,137 @@ def test_the_mean_of_replicas_is_the_run_with_all_points(clipped):
     assert np.array_equal(run.Q[0], whole.Q[0])
 
 
-@pytest.mark.slow
-def test_the_mean_of_replicas_is_within_its_error_of_the_definition(clipped):
-    """dM_j = <h* psi_j>, dQ_jl = <h_j psi_l> + <h_l psi_j> + <psi_j psi_l>/2 on SciPy's points."""
-    run, found = dmft.solve(*clipped, 2.0, save_at=[2.0]), []
-    for seed in range(2):
-        points = scipy.stats.qmc.Sobol(3, seed=seed).random_base2(18)
-        normal = scipy.special.ndtri(np.clip(points, 1e-12, 1 - 1e-12))
+def from_samples(psi):
+    """<lambda_i psi_j> and <psi_j psi_l>/2 of psi(h, h*), where p = 2."""
 
-        def rates(x, normal=normal):
-            h = normal @ np.linalg.cholesky(x).T
-            y = scipy.special.erf(h[:, 2:] / np.sqrt(2))
-            psi = np.clip(y - h[:, :2], -1, 1)
-            pull = h.T @ psi / len(h)
-            change = np.zeros((3, 3))
-            change[:2, :2] = pull[:2] + pull[:2].T + psi.T @ psi / (2 * len(h))
-            change[2, :2] = change[:2, 2] = pull[2]
-            return change
+    def moments(normal, root):
+        h = normal @ root.T
+        step = psi(h[:, :2], h[:, 2:])
+        return h.T @ step / len(h), step.T @ step / (2 * len(h))
 
-        start = clipped[1]
-        x, step = np.block([[start.Q, start.M], [start.M.T, start.P]]), 2.0 / 40
-        for _ in range(40):
-            a = rates(x)
-            b = rates(x + step / 2 * a)
-            c = rates(x + step / 2 * b)
-            x = x + step / 6 * (a + 2 * b + 2 * c + rates(x + step * c))
+    return moments
+
+
+def clipped_step(h, h_star):
+    return np.clip(scipy.special.erf(h_star / np.sqrt(2)) - h, -1, 1)
+
+
+def hinge_step(h, h_star):
+    """Of readouts 3 and 2."""
+    a, label = np.array([3.0, 2.0]), np.sign(h_star)
+    f = np.mean(a * scipy.special.erf(h / np.sqrt(2)), axis=1, keepdims=True)
+    return label * (label * f < 1) * a * np.sqrt(2 / np.pi) * np.exp(-(h**2) / 2)
+
+
+def of_signs(normal, root):
+    """sqrt(2/pi) <sum_mu psi_mu lambda_mu / |psi|> of four samples of tanh, and <1>."""
+    lam = normal.reshape(len(normal), 4, 2) @ root.T
+    out = np.tanh(lam)
+    psi = (out[..., 1] - out[..., 0]) * (1 - out[..., 0] ** 2)
+    pull = np.einsum("nm,nmi,n->i", psi, lam, 1 / np.linalg.norm(psi, axis=1)) / len(lam)
+    return np.sqrt(2 / np.pi) * pull[:, None], np.ones((1, 1))
+
+
+def definition(start, moments, rate, t_max, points, steps=40):
+    """dM = <h* psi>, dQ = <h psi> + <psi h> + rate <psi psi> by Runge-Kutta, on SciPy's points."""
+    p, whole, step = len(start.Q), start.Omega, t_max / steps
+
+    def rates(x, normal):
+        pull, square = moments(normal, np.linalg.cholesky(x))
+        change = np.zeros_like(x)
+        change[:p, :p] = pull[:p] + pull[:p].T + rate * square
+        change[p:, :p] = pull[p:]
+        change[:p, p:] = pull[p:].T
+        return change
+
+    found = []
+    for normal in points:
+        x = whole
+        for _ in range(steps):
+            a = rates(x, normal)
+            b = rates(x + step / 2 * a, normal)
+            c = rates(x + step / 2 * b, normal)
+            x = x + step / 6 * (a + 2 * b + 2 * c + rates(x + step * c, normal))
         found.append(x)
-    truth, spread = np.mean(found, axis=0), np.ptp(found, axis=0)
-    for name, part in (("Q", np.s_[:2, :2]), ("M", np.s_[:2, 2:])):
-        assert spread[part].max() < 2e-5
-        gap = np.abs(run[name][-1] - truth[part])
-        assert np.all(gap <= run.error[name][-1] + spread[part] + 1e-6), (gap, run.error[name])
+    return np.mean(found, axis=0), np.ptp(found, axis=0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_hinge_loss_of_outputs_below_one_is_the_correlation_loss(noise):
+    """Closed on one side, on the other the signs of h* and the two fields are averaged over."""
+    model = dmft.Model(dmft.Committee(ERF, 2), dmft.Committee(sp.sign(z), 1), label_flip=noise)
+    start = dmft.random_overlaps(model, dim=20, seed=0)
+    run, closed = (
+        dmft.solve(dmft.derive(model, dmft.SGD(0.5, loss=loss)), start, 1.0, save_at=2, **options)
+        for loss, options in (("hinge", {"nodes": 2048}), ("correlation", {}))
+    )
+    assert "2 dimensions" in run.provenance["quadrature_rule"]
+    assert "nodes" not in closed.provenance["approximation"]
+    for name in ("Q", "M", "risk"):
+        gap = np.abs(run[name] - closed[name])
+        assert np.all(gap <= run.error[name] + 1e-6)
+        assert gap.max() < 2e-4
+    assert run.loss == pytest.approx(closed.loss, abs=2e-4)
+
+
+def test_signs_of_a_label_are_averaged_over_beside_functions_that_are_not_even():
+    """A ReLU under the hinge loss, at one state, by nested quadrature of the definition."""
+    model = dmft.Model(dmft.Committee(sp.Max(0, z), 1), dmft.Committee(sp.sign(z), 1))
+    start = dmft.Overlaps([[1.3]], [[0.4]], [[0.9]])
+    run = dmft.solve(dmft.derive(model, dmft.SGD(0.5, loss="hinge")), start, 1e-3, nodes=4096)
+    density = scipy.stats.multivariate_normal(cov=start.Omega).pdf
+
+    def average(f):
+        """<f psi>, psi = 1 where 0 < h < 1 and h* > 0, -1 where h > 0 and h* < 0."""
+
+        def part(y, h, h_star):
+            return scipy.integrate.dblquad(lambda v, u: f(u, v, y) * density([u, v]), *h, *h_star)
+
+        return part(1.0, (0, 1), (0, 8))[0] - part(-1.0, (0, 8), (-8, 0))[0]
+
+    changes = {
+        "M": average(lambda u, v, y: v),
+        "Q": average(lambda u, v, y: 2 * u + 0.5 * y),
+    }
+    for name, change in changes.items():
+        assert (run[name][-1] - run[name][0]).item() / 1e-3 == pytest.approx(change, abs=2e-3)
+
+
+def hinge():
+    model = dmft.Model(dmft.Committee(ERF, 2, [3.0, 2.0]), dmft.Committee(sp.sign(z), 1))
+    start = dmft.random_overlaps(model, dim=200, seed=0)
+    return dmft.derive(model, dmft.SGD(0.5, loss="hinge")), start
+
+
+def signs():
+    unit = dmft.Committee(sp.tanh(z), 1)
+    model = dmft.Model(unit, unit)
+    return dmft.derive(model, dmft.SignSGD(0.1, 4)), dmft.random_overlaps(model, dim=200, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "moments", "rate", "fields", "tolerance"),
+    [
+        ("clipped", from_samples(clipped_step), 1.0, 3, 1e-5),
+        ("hinge", from_samples(hinge_step), 0.5, 3, 1e-4),
+        ("signs", of_signs, 0.1, 8, 1e-5),
+    ],
+)
+def test_runs_on_sobol_points_are_within_their_error_of_the_definition(
+    request, name, moments, rate, fields, tolerance
+):
+    derived = {"hinge": hinge, "signs": signs}
+    equations, start = derived[name]() if name in derived else request.getfixturevalue(name)
+    run = dmft.solve(equations, start, 2.0, save_at=[2.0], quadrature_tol=tolerance)
+    draws = (scipy.stats.qmc.Sobol(fields, seed=seed).random_base2(18) for seed in range(2))
+    points = (scipy.special.ndtri(np.clip(y, 1e-12, 1 - 1e-12)) for y in draws)
+    truth, spread = definition(start, moments, rate, 2.0, points)
+    p = len(start.Q)
+    for block, part in (("Q", np.s_[:p, :p]), ("M", np.s_[:p, p:])):
+        gap = np.abs(run[block][-1] - truth[part])
+        assert spread[part].max() < 3 * tolerance
+        assert np.all(gap <= run.error[block][-1] + spread[part] + 1e-6), (gap, run.error[block])
 
 
 def test_a_run_on_replicas_ends_at_an_event(clipped):

@@ -27,6 +27,7 @@ from dmft.equations import symbols as x
 from dmft.equations.averages.expectation import At, Expectation, GivenTeachers, free_indices
 from dmft.equations.averages.passes import needs_nodes, on_nodes
 from dmft.equations.definitions import Definition, define
+from dmft.equations.update.terms import Degrees
 from dmft.errors import NotClosed
 from dmft.gaussian.closed.bivariate import BivariateNormalCDF, TwoSigns
 from dmft.gaussian.closed.pair import CorrelationRoot
@@ -151,6 +152,20 @@ def conditional_definitions() -> dict[sp.Indexed, sp.Expr]:
     return {x.rest[i, n]: across, x.spread[j]: own, x.mean_at[i, x.node]: along}
 
 
+def signed_definitions() -> dict[sp.Indexed, sp.Expr]:
+    """Chance of the sign of h* at a node, and all fields there: h* is its mean given that sign."""
+    last, mean, place = x.p + 1, x.mean_at[x.i, x.node], x.place_at[x.node]
+    sign, own = x.normal[last, x.node], x.root[last, last]
+    width = sp.sqrt(2 * (own**2 + NARROWEST * x.Omega[last, last]))
+    pull = sp.exp(-(place**2)) * sign / sp.Max(x.chance_at[x.node], NARROWEST)
+    return {
+        mean: sp.Sum(x.root[x.i, x.u] * x.normal[x.u, x.node], (x.u, 1, x.p)),
+        place: sign * x.mean_at[last, x.node] / width,
+        x.chance_at[x.node]: 1 + sp.erf(place),
+        x.lam_at[x.i, x.node]: mean + sp.sqrt(2 / sp.pi) * x.root[x.i, last] * pull,
+    }
+
+
 def plain_weight(expr: sp.Expr) -> sp.Expr:
     """Weight at the nodes: teacher fields are their own means."""
     fields = {e: x.mean_at[x.p + e.indices[0], x.node] for e in expr.atoms(sp.Indexed)}
@@ -199,6 +214,15 @@ def kinked_students(found: Iterable[Expectation]) -> bool:
         and any(a.factor.has(*SWITCHES) for a in average.integrand.atoms(At) if a.field.base == x.h)
         for average in found
     )
+
+
+def steepness(found: Iterable[Expectation]) -> int:
+    """Largest degree of what steep functions turn in; 0 for functions without thin layers."""
+    degrees, known = Degrees({}), [0]
+    for average in found:
+        degrees.of(average.integrand)
+        known.append(average.law.layers)
+    return max(degrees.steep, *known)
 
 
 # The sign of an error, over the last field --------------------------------------------------------

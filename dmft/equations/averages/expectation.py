@@ -145,7 +145,8 @@ class OneSample(Law):
 
     In halves, functions are smooth for either sign of the first field of the teacher, which is the
     first coordinate of nodes. Of students alone, nodes have the first p coordinates, and the fields
-    of the teacher, which integrands are linear in at most, their means given those of the student.
+    of the teacher, which integrands are linear in at most, their means given those of the student;
+    in halves, given the sign of the only field of the teacher, too.
     A fifth argument is the number of independent samples of a batch, whose integrands hold
     `OverSamples`; a sixth says that smooth functions may have thin layers: `ROUNDED`, or the degree
     of what they turn in; a seventh that the integrand is even (`dmft.equations.update.terms`);

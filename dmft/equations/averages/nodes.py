@@ -11,13 +11,11 @@ student fields can be integrated out (`dmft.equations.averages.conditioned`), h*
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import sympy as sp
-from numpy.typing import NDArray
 
 from dmft.equations import symbols as x
 from dmft.equations.averages.conditioned import (
@@ -26,7 +24,9 @@ from dmft.equations.averages.conditioned import (
     kinked_students,
     over_teachers,
     plain_weight,
+    signed_definitions,
     smooth,
+    steepness,
     sums_inside,
     without_jump,
 )
@@ -46,7 +46,7 @@ from dmft.equations.averages.neighbour import (
     takes_terms,
 )
 from dmft.equations.averages.passes import averages, for_students
-from dmft.equations.averages.tails import has_jumps, rare_laws
+from dmft.equations.averages.tails import has_jumps, rare_laws, root_of
 from dmft.equations.definitions import (
     Definition,
     ErfSquare,
@@ -57,7 +57,7 @@ from dmft.equations.definitions import (
 )
 from dmft.equations.parameter_values import NODE_OPTIONS
 from dmft.equations.update.optimiser import block_definitions
-from dmft.equations.update.terms import Degrees, Parities
+from dmft.equations.update.terms import Parities
 from dmft.errors import NotClosed
 from dmft.gaussian.derivative import in_pieces
 from dmft.gaussian.nodes import rules
@@ -80,15 +80,6 @@ WIDER, MOST_WIDENED = 1.5, 6
 # number of fields; points of a Sobol replica; nodes of a tensor rule above which it costs more.
 NOISE_POINTS, NOISE_SOBOL_NODES = {1: 64, 2: 32, 3: 20, 4: 12}, 1024
 MOST_EXACT = 20_000
-
-
-def steepness(found: Iterable[Expectation]) -> int:
-    """Largest degree of what steep functions turn in; 0 for functions without thin layers."""
-    degrees, known = Degrees({}), [0]
-    for average in found:
-        degrees.of(average.integrand)
-        known.append(average.law.layers)
-    return max(degrees.steep, *known)
 
 
 def rule_of_averages(
@@ -126,7 +117,12 @@ def rule_of_averages(
     noisy = any(a.law.noisy for a in found)
     degrees = [a.law.degree for a in found]
     if all(a.law.students for a in found):
-        return node_rule(p, smooth(found), options).padded(p + k)
+        if not any(a.law.halves for a in found):
+            return node_rule(p, smooth(found), options).padded(p + k)
+        rule = node_rule(p + noisy, False, options)
+        rule = rule.widened(WIDER) if p + noisy <= MOST_WIDENED else rule
+        even = all(a.law.even for a in found)
+        return rule.with_noise(noisy).with_signs(not even)
     solved = [a.law.solved for a in found if a.law.degree != 0]
     dim += noisy - (any(solved) and all(solved))
     if all(degree.is_Integer and degree >= 0 for degree in degrees):
@@ -211,15 +207,6 @@ def _rule(
     return rules.normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
 
 
-def root_of(start: Overlaps) -> NDArray[np.float64]:
-    """Root of the covariance of the fields at a start, as `FieldRoot` has it."""
-    from dmft.special.matrices import field_root
-
-    root = np.zeros_like(start.Omega)
-    field_root(start.Omega, start.p, root)
-    return root
-
-
 def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     """Replace all averages by sums over nodes; a system without averages stays as it is."""
     if not averages(definitions):
@@ -286,6 +273,8 @@ class Discretiser:
         self.numbers = range(1, self.samples + 1)
         # Students first in the root where nodes are for their fields alone.
         self.students = bool(found) and all(average.law.students for average in found)
+        self.signed = self.students and any(average.law.halves for average in found)
+        self.weight = x.weight[x.node] * (x.chance_at[x.node] if self.signed else 1)
         # Clusters whose covariances the fields at the nodes have, 0 for Omega.
         self.shapes: set[int] = set()
         # Where all fields share an activation, one array holds its values at students and teachers.
@@ -310,10 +299,14 @@ class Discretiser:
             )
             arrays[root[i, n]] = FieldRoot(Omega[i, n], *[sp.true] * self.students)
             arrays |= {} if shape else conditional_definitions()
+            if self.signed:
+                arrays |= signed_definitions()
+                continue
             for number in self.numbers:
                 along = sp.Sum(root[i, n] * self.normal(n, number), (n, 1, x.p + x.k))
                 arrays[_of_sample(lam_at, number)[i, x.node]] = along
-        used = {name for d in self.definitions for name in used_bases(d.expr)}
+        values = (*(d.expr for d in self.definitions), *arrays.values())
+        used = {name for value in values for name in used_bases(value)}
         # Roots first: all that runs over the nodes is one loop, which keeps a few nodes at a time.
         ordered = sorted(arrays.items(), key=lambda item: x.node in item[0].indices)
         return [
@@ -366,7 +359,7 @@ class Discretiser:
             )
         at_nodes = self.at_nodes(average.integrand)
         free = tuple(s for s in free_indices(average) if s != x.node)
-        common, rest = [x.weight[x.node]], []
+        common, rest = [self.weight], []
         for factor in sp.Mul.make_args(at_nodes):
             if set(free) & set(free_indices(factor)):
                 rest.append(self.stored(factor))

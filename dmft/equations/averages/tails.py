@@ -38,6 +38,7 @@ from dmft.gaussian.closed.switch import SWITCHES
 from dmft.gaussian.nodes.kinks import break_points, switches
 from dmft.gaussian.nodes.rules import Law, NodeRule
 from dmft.gaussian.tables.factor_function import FactorFunction
+from dmft.initial_conditions import Overlaps
 from dmft.model import FIELD
 
 Interval = tuple[float, float]
@@ -164,6 +165,15 @@ def rare_laws(found: Iterable[Expectation], root: Array, p: int) -> list[Law]:
         if met < SELDOM and chance(law, own) > NEVER and len(kept) <= MOST_LAWS:
             kept.append(law)
     return kept[1:]
+
+
+def root_of(start: Overlaps) -> Array:
+    """Root of the covariance of the fields at a start, as `FieldRoot` has it."""
+    from dmft.special.matrices import field_root
+
+    root: Array = np.zeros_like(start.Omega)
+    field_root(start.Omega, start.p, root)
+    return root
 
 
 def chance(law: Law, other: Law) -> float:

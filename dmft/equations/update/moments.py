@@ -68,13 +68,14 @@ class Case:
         program = self.program
         degrees, halves = program.degrees(), sp.S.Zero
         degree = degrees.of(expr)
+        alone = sp.Integer(program.students)
         if degree < 0 and program.label.has(sp.sign):
             from dmft.equations.update.linear_students import jumps_at_first_teacher
 
             smooth = program.degree(expr, of_label=False) >= 0
             if smooth and jumps_at_first_teacher(self.cluster, program.label):
-                degree, halves = sp.oo, sp.S.One
-        alone = sp.Integer(program.students)
+                degree, halves, alone = sp.oo, sp.S.One, sp.S.Zero
+            halves = sp.Max(halves, alone)
         noisy = program.noisy or expr.has(x.xi)
         thin = ROUNDED if program.rounded else degrees.steep
         even = self.cluster.is_centred and Parities(program.table).of(expr) == 1

@@ -248,7 +248,18 @@ def program_of(
             f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it returns "
             "a Program, as of writer.whole(...) or writer.program()"
         )
-    return found
+    return replace(found, students=found.students or reads_sign(model, found, cluster))
+
+
+def reads_sign(model: Model, program: Program, cluster: Cluster) -> bool:
+    """Whether a sample reads of the teacher nothing but the sign of its only field."""
+    from dmft.equations.update.linear_students import jumps_at_first_teacher
+
+    signs = {At(sp.sign(FIELD), x.h_star[1]): sp.S.One, sp.sign(x.h_star[1]): sp.S.One}
+    read = (d.expr.xreplace(signs) for d in program.definitions)
+    is_sign = model.blocks is None and model.teacher.width == 1
+    is_sign = is_sign and jumps_at_first_teacher(cluster, program.label)
+    return is_sign and not (program.batch or any(e.has(x.h_star, x.lam) for e in read))
 
 
 def stretched_program(model: Model, algorithm: SGD | GradientFlow) -> Program:

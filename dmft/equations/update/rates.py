@@ -221,6 +221,8 @@ class Drifts:
         if not law.of_sample:
             kinked = average.integrand.has(*SWITCHES)
             law = OneSample(sp.Integer(-1) if kinked else sp.oo, sp.S.Zero)
+        elif law.halves:  # slopes take a root with the teacher first
+            law = OneSample(*law.args[:3], sp.S.Zero, *law.args[4:])
         target, entry = pull[x.j, x.n], slope[x.j, x.i]
         values = {target: Expectation(inside, law), entry: MeanSlope(target, root[x.i, x.n])}
         self.definitions += [define(t, {"update": e}, "intermediate") for t, e in values.items()]

@@ -17,13 +17,11 @@ from math import gamma, lgamma
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dmft.arrays import Array
 from dmft.errors import BadParameter
 from dmft.gaussian.nodes.grid import half_range
 
-Words = NDArray[np.uint32]
 Kind = Literal["sobol", "gauss-hermite", "lattice", "mixture"]
 
 TENSOR_DIMENSIONS = 2
@@ -35,7 +33,6 @@ WIDTH = 8.6
 SMALLEST_WEIGHT = 1e-17
 # Two-sided 99 % quantiles of Student's t, by degrees of freedom (replicas - 1).
 STUDENT_99 = (63.66, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106)
-STUDENT_99_MANY = 3.106
 # The difference of two rules is at least this many times the error of the finer one.
 COARSE_FACTOR = 1.0
 # Replicas that lie apart are spread over this divided by the points of one: at 2.5 standard
@@ -67,7 +64,8 @@ class NodeRule:
     The answers of `groups` tell the error: replicas of "sobol", coarser rules of other kinds.
     With `noise`, the last row is the noise of the label, not a field. `mixture` holds weights and
     scales of sums of error functions, of students and of teachers (2, 2, terms + 1), flat;
-    `scales` nodes and weights of an integral over u > 0 of averages.
+    `scales` nodes and weights of an integral over u > 0 of averages; `signs` take the place of the
+    last field.
     """
 
     normal: Array
@@ -78,6 +76,7 @@ class NodeRule:
     noise: bool = False
     mixture: Array | None = None
     scales: tuple[Array, Array] | None = None
+    signs: Array | None = None
 
     @property
     def widths(self) -> dict[str, int]:
@@ -96,7 +95,17 @@ class NodeRule:
             found["cosine"], found["cosine_weight"] = self.scales
         if self.noise:
             found |= {"normal": self.normal[:-1], "noise_at": self.normal[-1]}
+        if self.signs is not None:
+            signs = self.signs[None, : self.weight.size]  # those of some points are in turn, too
+            found["normal"] = np.concatenate([found["normal"], signs])
         return found
+
+    def with_signs(self, both: bool) -> NodeRule:
+        """The same rule with a sign at each point: 1, or both in turn at half the weight."""
+        n, signs = 1 + both, np.tile([1.0, -1.0][: 1 + both], self.weight.size)
+        normal, weight = np.repeat(self.normal, n, axis=1), np.repeat(self.weight / n, n)
+        groups = tuple(group.with_signs(both) for group in self.groups)
+        return replace(self, normal=normal, weight=weight, signs=signs, groups=groups)
 
     def with_mixture(self, mixture: Array) -> NodeRule:
         """The same rule for differences to sums of error functions."""
@@ -233,9 +242,7 @@ def spread(kind: str, value: Array, groups: Sequence[Array]) -> Array:
         return COARSE_FACTOR * np.abs(np.stack(groups) - value).max(axis=0)
     count = len(groups)
     deviation = np.std(np.stack(groups), axis=0, ddof=1) / np.sqrt(count)
-    quantile = STUDENT_99[count - 2] if count - 2 < len(STUDENT_99) else STUDENT_99_MANY
-    result: Array = quantile * deviation
-    return result
+    return np.asarray(STUDENT_99[min(count, len(STUDENT_99) + 1) - 2] * deviation)
 
 
 def mixture_rule(
@@ -313,20 +320,13 @@ def sobol_engine(dim: int, stream: np.random.SeedSequence | int) -> Any:
     return qmc.Sobol(dim, scramble=True, seed=seed)
 
 
-def sobol_words(dim: int, stream: np.random.SeedSequence) -> tuple[Words, Words]:
-    """Directions (dim, bits) and shift (dim,) of that scramble, for `special.quantile`."""
-    engine = sobol_engine(dim, stream)
-    return np.ascontiguousarray(engine._sv), np.ascontiguousarray(engine._quasi)
-
-
 def to_normal(points: Array) -> Array:
     """Standard normal variables from points of the unit cube, which are overwritten."""
     from scipy.special import ndtri
 
     # A point of the grid at zero would be at minus infinity: half a grid step inside.
     np.maximum(points, HALF_STEP, out=points)
-    result: Array = ndtri(points, out=points)
-    return result
+    return np.asarray(ndtri(points, out=points))
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,7 @@ from dmft.arrays import Array
 from dmft.equations.two_time.descent import DescentEquations
 from dmft.equations.two_time.descent_process import BATCH_LAWS
 from dmft.errors import BadParameter
-from dmft.gaussian.nodes.rules import sobol_words
+from dmft.gaussian.nodes.rules import sobol_engine
 from dmft.model import as_count
 from dmft.progress import ProgressOption
 from dmft.solvers.two_time.descent_process import DescentTask, Nodes
@@ -177,7 +177,9 @@ class Layout:
             return Nodes(nodes, np.empty((0, 0)), np.empty(0, dtype=np.int64), scrambled=False)
         stream = np.random.SeedSequence(seed, spawn_key=(number,))
         normal, uniform = (np.empty((n, self.samples)) for n in (self.normals, self.uniforms))
-        words = sobol_words(self.normals + self.uniforms, stream)
+        engine = sobol_engine(self.normals + self.uniforms, stream)
+        # Directions (dim, bits) and shift (dim,) of the scramble, for `special.quantile`.
+        words = np.ascontiguousarray(engine._sv), np.ascontiguousarray(engine._quasi)
         sobol_rows(*words, BLOCK, PARTNERS, normal, uniform)
         cluster = np.empty(0, dtype=np.int64)
         if self.weights:
