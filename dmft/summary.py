@@ -254,7 +254,7 @@ def of_attributes(record: Any) -> Summary | None:
     for n in range(len(rows) - 1, 0, -1):  # one sentence on several attributes
         if rows[n][2] == rows[n - 1][2]:
             rows[n] = rows[n][:2]
-    title = title.replace("->", "→")
+    title = title.replace("-> infinity", "→ ∞").replace("->", "→")
     return Summary(title, tuple(rows), notes=tuple(notes), parts=tuple(parts))
 
 

@@ -19,7 +19,13 @@ from dmft.equations.views.declared import (
     unit_widths,
 )
 from dmft.equations.views.latex import subject_of
-from dmft.equations.views.laws import law_of_blocks, overlap_rows
+from dmft.equations.views.laws import (
+    THE_RISK,
+    law_of_blocks,
+    lengths_in_words,
+    overlap_rows,
+    risk_in_words,
+)
 from dmft.equations.views.paper_units import (
     CLOCK,
     SAAD_SOLLA,
@@ -171,15 +177,8 @@ def _committee(
         f"A student with {units[0]}weights ${rows[0]}$ {learns} {target} ${rows[1]}$ in ${d}$ "
         "dimensions,"
     )
-    floor = f" - {letter('label_noise')}/2" if model.label_noise != 0 else ""
-    name = "The excess risk" if floor else "The population risk"
-    if getattr(algorithm, "loss", None) not in (None, "squared"):
-        name = "Half the excess squared error" if floor else "Half the squared error"
-    risk = (
-        rf"{name} is ${letter('risk')} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle"
-        rf"{floor}$"
-    )
-    risk += r", where $\langle \cdot \rangle$ is the average over a fresh example."
+    risk = "" if THE_RISK in body else risk_in_words(model, algorithm, printer, "The")
+    risk += r" is the average over a fresh example." if risk else ""
     indices = _indices(model, algorithm, body, single)
     field = letter("h_star") if model.label_clusters is not None else ""
     which = "is the projection" if single[1] else "are the projections"
@@ -195,7 +194,7 @@ def _committee(
     told: tuple[str, ...] = (law, along, indices, risk)
     # Said next to the definition of P, instead of after the equations.
     fixed = re.search(r"\$([PQT][^$=]* = )+(1|\\delta_\{[^}]*\})\$", body)
-    told = (f"In the following {fixed.group()}." if fixed else "", *told)
+    told = (lengths_in_words(fixed.group(), rows, single, d) if fixed else "", *told)
     return "\n".join([about, formulas, " ".join(y for y in told if y)])
 
 
@@ -248,15 +247,14 @@ def _outputs(
     linear = model.student.activation == FIELD
     shown = output(0, "" if linear else sigma, ("h", "readout"), means[0])
     first = rf"f &= {shown}" + (" = " if shown == h else rf",\quad {h} = ") + fields[0]
-    return [first, *labels]
+    functions = [y.replace(" = ", " &= ", 1) for y in functions_of(model, printer)]
+    return [first, *labels, *functions]
 
 
 def _law(model: Model, printer: EquationPrinter, W_star: str, body: str) -> str:
-    """Activations and the law of the inputs and of the noise."""
+    """The law of the inputs and of the noise."""
     x, y, xi, d = (printer.letter(n) for n in ("x", "y", "noise", "dim"))
-    functions = _joined([f"${line}$" for line in functions_of(model, printer)])
-    here = f"Here {functions}. " if functions else ""
-    law = rf"{here}The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
+    law = rf"The inputs are ${x} \sim \mathcal{{N}}(0, I_{{{d}}})$."
     if model.clusters is not None:
         mean = rf"\mu_c\, {W_star}" if W_star[0].islower() else rf"{{{W_star}}}^\top \mu_c"
         scale = "s_c " if (model.clusters.scales != 1).any() else ""
@@ -265,11 +263,11 @@ def _law(model: Model, printer: EquationPrinter, W_star: str, body: str) -> str:
         names += [f"labels ${y}_c$"] * (model.clusters.labels is not None)
         given = _joined([f"${line}$" for line in inputs_latex(model.clusters)])
         law = (
-            rf"{here}The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
+            rf"The inputs are from Gaussian clusters $c$ with weights $\rho_c$, "
             rf"{_joined(names)}: {given}."
         )
     if model.spectrum is not None:
-        plain = here + law_of_blocks(model, x, r"\nu" in body)
+        plain = law_of_blocks(model, x, r"\nu" in body)
         law = f"{law} {law_of_blocks(model)}" if model.clusters else plain
     if model.label_noise != 0:
         law = rf"{law.removesuffix('.')} and ${xi} \sim \mathcal{{N}}(0, 1)$; the label noise has "

@@ -17,6 +17,7 @@ from dmft.equations.explained.notation import names_of
 from dmft.equations.explained.printed import printed_blocks
 from dmft.equations.views.explicit import ExplicitEquations
 from dmft.equations.views.latex import only_rate
+from dmft.equations.views.laws import with_risk
 from dmft.equations.views.token_outputs import OUTPUTS
 from dmft.errors import BadParameter
 from dmft.explanation.latex import rules_latex
@@ -358,7 +359,7 @@ def _sections(
         return [text]
     title = [rf"\subsection*{{System {titled}}}"] if titled else []
     declared = declaration(record, width, notation, text)
-    text = text.partition(OUTPUTS)[0]
+    text = with_risk(text.partition(OUTPUTS)[0], record, notation)
     text, several = _not_again(text, declared), "" if only_rate(text) else "s"
     lead = f"the equation{several} of motion"
     if declared.endswith(f"{LIMIT}."):

@@ -202,7 +202,13 @@ def in_letters(words: str, latex: Mapping[str, str] | None = None) -> str:
     """Prose with letters and signs in place of their names; `latex` has further letters."""
     own = {name: plain(letter) for name, letter in (latex or {}).items() if letter}
     names = GREEK | {"infinity": "∞"} | own
-    return re.sub(r"\w+", lambda m: names.get(m.group(), m.group()), words).replace("->", "→")
+
+    def letter(word: re.Match[str]) -> str:
+        stem, mark, index = word.group().partition("_")
+        whole = names.get(stem, stem) + mark + index if index.isdigit() else word.group()
+        return names.get(word.group(), whole)
+
+    return re.sub(r"\w+", letter, words).replace("->", "→")
 
 
 def plain_text(latex: str) -> str:

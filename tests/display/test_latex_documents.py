@@ -139,7 +139,7 @@ def test_every_system_of_a_document_is_complete():
     systems = [dmft.derive(erf, flow), dmft.derive(square, flow), dmft.derive(erf, decay)]
     text = document(*systems, dmft.population_risk(erf))
     assert text.count(r"\frac{d M_{j r}}{dt}") == text.count(r"\mathcal{R} &=") == 3
-    assert text.count(r"\sigma(z) = \operatorname{erf}") == 2
+    assert text.count(r"\sigma(z) &= \operatorname{erf}") == 2
     assert not re.search(r"local fields,\n\s*\n", text)
 
 
@@ -223,7 +223,7 @@ def test_increments_precede_the_drift_that_they_give():
     assert [*order] == sorted(order, key=text.index)
     assert text.index(r"\frac{\gamma \epsilon") < text.index(r"\epsilon_{j l} &=")
     one = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.5), dim=1000, fluctuations=True))
-    assert one.index(r"\Sigma_{MM} &=") < one.index("In these order parameters the risk is")
+    assert one.index(r"\Sigma_{MM} &=") < one.index("In these order parameters the population risk")
 
 
 def test_samples_of_descents_are_printed_with_their_time():
@@ -287,13 +287,16 @@ def test_one_order_parameter_is_written_in_the_singular():
     text = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1, constraint="sphere")))
     assert "concentrate on the solution of the equation of motion\n" in text
     assert text.count(r"\label{eq:") == 2
-    assert "In terms of $M$ the risk is" in text
+    risk = r"the population risk $\mathcal{R} = \frac{1}{2} \langle (f - y)^2 \rangle$"
+    assert f"In terms of $M$ {risk}, an average over a fresh example, is\n" in text
+    assert text.count(r"\mathcal{R} =") == 1
+    assert r"length $\|w\|^2 = \|w^*\|^2 = d$, that is $Q = P = 1$." in text
     assert r"(\partial_h \ell) \, x$, then rescales $w$ to $\|w\|^2 = d$." in text
     assert text.count(r"\ell = \frac{1}{2} (f - y)^2") == 1
     two = document(dmft.derive(phase_retrieval(1), dmft.SGD(0.1)))
     assert "concentrate on the solution of the equations of motion\n" in two
     assert text.count(r"\notag") == 0
-    assert "In these order parameters the risk is" in two
+    assert "In these order parameters the population risk" in two
 
 
 def test_mixtures_state_their_clusters_first_and_once():
@@ -353,7 +356,9 @@ def test_momentum_is_declared_by_its_step():
     assert r"G &= -\frac{\gamma}{\sqrt{d}} (\partial_h \ell) \, x," in text
     assert r"u &\leftarrow (1 - \kappa \gamma/d) u + \kappa G," in text
     assert r"w &\leftarrow w + \alpha_1 G + (\gamma/d) u," in text
-    assert text.index(r"$\kappa = 2$") < text.index("the risk is")
+    assert text.index(r"$\kappa$ is the rate of the velocity (here $\kappa = 2$)") < text.index(
+        "risk"
+    )
 
 
 def test_overlaps_with_a_spectrum_are_defined_once():
@@ -366,7 +371,8 @@ def test_overlaps_with_a_spectrum_are_defined_once():
     for line in (
         r"Q_e &= \frac{\|w_e\|^2}{d}",
         r"Q &= \sum_e c_e Q_e = \frac{w^\top \Sigma w}{d}",
-        r"eigenvalues $c_e = \{0.5, 2\}$, which hold the fractions $\phi_e = \{0.25, 0.75\}$",
+        r"eigenvalues $c_e$ ($c_1 = 0.5, c_2 = 2$), which hold the fractions $\phi_e$ "
+        r"($\phi_1 = 0.25, \phi_2 = 0.75$)",
         r"$\nu_e = c_e \phi_e$",
         r"L_e &= u_e \cdot w_e^* / d",
         r"\frac{d M_{e}}{dt} &= L_{e}",

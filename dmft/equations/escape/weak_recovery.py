@@ -18,6 +18,7 @@ from dmft.equations.escape.facts import check_batch
 from dmft.equations.escape.passage import growth_spread
 from dmft.equations.update.program import is_noisy, program_of
 from dmft.equations.views.explicit import Unroller
+from dmft.equations.views.printer import EquationPrinter
 from dmft.errors import BadParameter
 from dmft.gaussian.closed.wick import hermite
 from dmft.gaussian.expectation import Gaussian
@@ -209,7 +210,7 @@ class WeakRecovery(InLatex, Shown):
                 ("opt", largest / 2, "learning rate with the fewest samples"),
             ):
                 rows.append((rf"$\gamma_{{{name}}}$", _cell(Coefficient(rate, True)), words))
-        update = sp.latex(self.update, symbol_names={H_STAR: "h^*"})
+        update = EquationPrinter({H_STAR: "h^*"}).doprint(self.update)
         notes = [rf"$\psi = {update}$"] if len(update) < LONGEST_UPDATE else []
         notes.append(r"h, $h^*$: fields of the neuron and of its teacher; t = steps $\gamma$/d.")
         if self.exponent <= 2 and self.samples != "never":

@@ -22,6 +22,7 @@ from dmft.errors import BadParameter, NotClosed
 from dmft.model import SGD, GradientFlow, Model, Scaling, check_identity, check_isotropic
 from dmft.model.algorithm import refuse
 from dmft.record import InLatex, Short
+from dmft.typeset.plain import in_letters
 from dmft.validation import checked
 
 if TYPE_CHECKING:
@@ -351,9 +352,9 @@ class Regimes(InLatex, Short):
         return f"{', '.join(region.name for region in self.regions)}; {self.powers}"
 
     def __str__(self) -> str:
-        parts = [f"Limits of one-pass SGD as d -> infinity with {self.powers}"]
+        parts = [in_letters(f"Limits of one-pass SGD as d -> infinity with {self.powers}")]
         for region in self.regions:
-            parts.append(f"\n{region.title}: {region.condition}")
+            parts.append(f"\n{region.title}: {in_letters(region.condition)}")
             parts.append(str(region.equations) if region.equations else f"  {region.reason}")
         return "\n".join(parts)
 

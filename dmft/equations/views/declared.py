@@ -143,7 +143,8 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
         front = rf"{sign.strip('+')}\frac{{{rate}}}{{{share}\sqrt{{{d}}}}}"
         direct = rf"\alpha_1 G{unit} + " if heavy.direct != 0 else ""
         number = d if single else rf"({letter('p')} {d})"
-        kappa = assigned(r"\kappa", printer.doprint(heavy.rate))
+        kappa = printer.doprint(heavy.rate)
+        here = "" if kappa == r"\kappa" else rf" (here $\kappa = {kappa}$)"
         step = [
             rf"G{unit} &= {front} {slope} \, {x}",
             rf"u{unit} &\leftarrow (1 - \kappa {rate}/{number}) u{unit} + \kappa G{unit}",
@@ -152,8 +153,8 @@ def step_of(equations: Any, printer: EquationPrinter, updates: bool) -> str:
         overlaps = overlaps_of("velocity", subject, printer)
         return (
             " Each step draws a fresh sample and updates the velocity $u$ and the weights"
-            f"{told},\n{align(step)}\nwhere ${kappa}$ is the rate of the velocity, which has the "
-            f"overlaps\n{align([y.strip('$').replace('=', '&=') for y in overlaps])}\n"
+            f"{told},\n{align(step)}\nwhere $\\kappa$ is the rate of the velocity{here}, which has "
+            f"the overlaps\n{align([y.strip('$').replace('=', '&=') for y in overlaps])}\n"
         )
     front = rf"\frac{{{rate}}}{{{share}\sqrt{{{d}}}}} {total}"
     update = rf"${w} \leftarrow {w} {sign} {front}{slope} \, {x}{mark}$"

@@ -33,7 +33,7 @@ KERNEL_OPERATIONS = 360
 LAW = (
     r"For centred Gaussian $z_1, z_2, \ldots$ with covariances $C_{ab} = \langle z_a z_b \rangle$:"
 )
-NAMED = "With the indices of the fields as arguments,"
+NAMED = "With the indices of the fields as arguments (and likewise for other indices),"
 SENTENCES = {
     "table": "averages have no elementary closed form",
     "open": "averages have no closed form",

@@ -7,7 +7,7 @@ papers print the averages of the update that these are equal to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import sympy as sp
 
@@ -18,9 +18,9 @@ from dmft.equations.symbols import ONLY
 from dmft.equations.update.program import error_is_linear, error_of, noiseless_label, students_at
 from dmft.equations.update.rates import definitions as rate_definitions
 from dmft.equations.update.rates import on_sphere
-from dmft.equations.views.declared import listed, noise_factor, unit_widths
-from dmft.equations.views.paper_units import Subject, gram
-from dmft.equations.views.printer import EquationPrinter
+from dmft.equations.views.declared import noise_factor, unit_widths
+from dmft.equations.views.paper_units import Subject, gram, letters_of
+from dmft.equations.views.printer import EquationPrinter, Notation
 from dmft.gaussian.derivative import derivative
 from dmft.model import FIELD, SGD, GaussianMixture, GradientFlow, Model, Spectrum
 from dmft.model.algorithm import numbers_of
@@ -30,6 +30,8 @@ from dmft.typeset.fragment import align
 AVERAGED = r"Averages $\langle \cdot \rangle$"
 # Closed forms of clusters with more operations are printed as averages.
 LONGEST_OF_CLUSTERS = 240
+# What is printed in front of the risk, without its definition.
+THE_RISK = "the risk is\n"
 # Eigenvalues of more blocks are not listed.
 MOST_LISTED = 6
 
@@ -222,14 +224,19 @@ def law_of_blocks(model: Model, x: str = "", noisy: bool = True) -> str:
     spectrum = cast("Spectrum", model.spectrum)
     shown = (spectrum.eigenvalues, spectrum.fractions)
     few = spectrum.blocks <= MOST_LISTED
-    values = [f" = {listed(y)}".replace("(", r"\{").replace(")", r"\}") * few for y in shown]
+    values = [_numbered(letter, y) * few for letter, y in zip((r"c", r"\phi"), shown, strict=True)]
     return (
         rf"The inputs are ${x} \sim \mathcal{{N}}(0, \Sigma)$, "
         r"$\Sigma = \operatorname{blockdiag}(c_e I)$ with $B = "
-        rf"{spectrum.blocks}$ blocks $e$ of eigenvalues $c_e{values[0]}$, which hold the fractions "
-        rf"$\phi_e{values[1]}$ of the coordinates"
+        rf"{spectrum.blocks}$ blocks $e$ of eigenvalues $c_e${values[0]}, which hold the fractions "
+        rf"$\phi_e${values[1]} of the coordinates"
         + (f"; noise factors are ${noise_factor(spectrum)}$." if noisy else ".")
     )
+
+
+def _numbered(letter: str, values: Iterable[float]) -> str:
+    """Values of a letter with an index, in brackets."""
+    return f" (${', '.join(rf'{letter}_{n} = {y:g}' for n, y in enumerate(values, 1))}$)"
 
 
 def overlap_rows(
@@ -247,6 +254,37 @@ def overlap_rows(
         whole = rf"{w[0]}^\top \Sigma {w[0]}" if w[1] else rf"{w[0]} \Sigma {w[0]}^\top"
         lines += [rf"{q} = \frac{{{whole}}}{{{d}}}", rf"{m},\quad {p}"]
     return [line.replace("=", "&=", 1) for line in lines]
+
+
+def lengths_in_words(fixed: str, rows: Sequence[str], single: Sequence[bool], d: str) -> str:
+    """What fixed overlaps, in a formula, say about the weights."""
+    both = fixed.count("=") > 1
+    if both and all(single):
+        return rf"Both have the length $\|{rows[0]}\|^2 = \|{rows[1]}\|^2 = {d}$, that is {fixed}."
+    if not both and single[1]:
+        return rf"The teacher has the length $\|{rows[1]}\|^2 = {d}$, that is {fixed}."
+    return f"The rows of the teacher are orthogonal, {fixed}." if not both else f"Here {fixed}."
+
+
+def risk_in_words(model: Model, algorithm: Any, printer: EquationPrinter, article: str) -> str:
+    """The name of the risk and its formula as an average."""
+    noisy, squared = model.label_noise != 0, getattr(algorithm, "loss", None) in (None, "squared")
+    name = f"{article} {'excess' if noisy else 'population'} risk"
+    if not squared:
+        half = "Half" if article == "The" else "half"
+        name = f"{half} the {'excess ' if noisy else ''}squared error"
+    y, risk, noise = (printer.letter(n) for n in ("y", "risk", "label_noise"))
+    floor = f" - {noise}/2" if noisy else ""
+    return rf"{name} ${risk} = \frac{{1}}{{2}} \langle (f - {y})^2 \rangle{floor}$"
+
+
+def with_risk(text: str, equations: Any, notation: Notation) -> str:
+    """Printed equations that say what the risk is of which they print the value."""
+    if equations.model.reads_sequences:
+        return text
+    printer = EquationPrinter({}, letters_of(notation))
+    told = risk_in_words(equations.model, equations.algorithm, printer, "the")
+    return text.replace(THE_RISK, f"{told}, an average over a fresh example, is\n", 1)
 
 
 def blocks_latex(definitions: Iterable[Definition], printer: EquationPrinter) -> list[str]:

@@ -114,11 +114,14 @@ class BayesOptimal(Archived):
 
     Attributes
     ----------
-    q, qhat
-        Overlap with the teacher, and its conjugate, of the selected branch.
+    q
+        Overlap with the teacher of the selected branch.
+    qhat
+        Precision of the effective observation of the weights, conjugate to q.
     mmse : float
         Mean squared error of the weights.
     free_entropy : float
+        Free entropy per dimension; differences between branches have a meaning.
     risk : float
         Risk E(g - E[g | x, data])^2/2 of a new sample; g is the label without noise and flips.
     error_rate : float or None

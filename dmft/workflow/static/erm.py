@@ -162,7 +162,7 @@ MEASURES = ("test_loss", "risk", "error_rate")
 
 @dataclass(frozen=True, eq=False)
 class ERM(Archived):
-    r"""Minimiser of sum_mu l(y_mu, h_mu) + ridge/2 |w|^2 as n = samples_per_dim d -> infinity.
+    r"""Minimiser of the summed loss plus ridge/2 |w|^2 as n = samples_per_dim d -> infinity.
 
     Attributes
     ----------
