@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from dmft.compiled.known_functions import (
     CONSTANTS,
     FLOAT,
     FUNCTIONS,
+    HALF,
     INLINED,
     INT,
     LANES,
@@ -22,7 +24,7 @@ from dmft.compiled.known_functions import (
     inlined,
     is_whole,
 )
-from dmft.compiled.library import Library
+from dmft.compiled.library import Library, held
 from dmft.compiled.machine_code import Unknown
 
 OPERATORS: dict[type, str] = {
@@ -229,7 +231,17 @@ class Writer(Instructions):
             for length in array.shape[1:]:
                 index = [self.builder.mul(index[0], length, flags=("nsw",))]
             return Array(self.builder.gep(array.data, index, inbounds=True), array.shape[1:])
+        if isinstance(index[0].type, ir.VectorType):
+            return self.entries(array, index[0])
         return self.builder.load(self.place(array, index), align=8)
+
+    def entries(self, array: Array, index: Any) -> Any:
+        """Entries of a table at several places."""
+        value = ir.Constant(ir.VectorType(FLOAT, index.type.count), ir.Undefined)
+        for n in (ir.Constant(HALF, n) for n in range(index.type.count)):
+            number = self.builder.load(self.place(array, [self.builder.extract_element(index, n)]))
+            value = self.builder.insert_element(value, number, n)
+        return value
 
     def slice(self, array: Any, part: ast.Slice) -> Array:
         """Neighbouring entries of an array of numbers with one axis."""
@@ -334,7 +346,10 @@ class Writer(Instructions):
         inner.in_lanes, inner.near, inner.is_inside = self.in_lanes, self.near, True
         inner.library = self.library
         inner.depth = 1  # it makes no arrays
-        inner.names = {key: constant(number) for key, number in constants.items()}
+        inner.names = {
+            key: held(self, key, y) if isinstance(y, np.ndarray) else constant(y)
+            for key, y in constants.items()
+        }
         for argument, value in zip(function.args.args, values, strict=True):
             whole = argument.annotation is not None and ast.unparse(argument.annotation) == "int"
             is_given = whole or isinstance(value, Array)

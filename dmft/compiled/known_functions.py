@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 
 from dmft.compiled.machine_code import Unknown
@@ -368,6 +370,10 @@ def inlined(name: str) -> tuple[ast.FunctionDef, dict[str, Any], tuple[str, ...]
                 with contextlib.suppress(Unknown):
                     numbers[ast.unparse(target)] = _number(value, numbers)
     (function,) = (f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == name)
+    module = importlib.import_module(f"dmft.{INLINED[name][:-3].replace('/', '.')}")
+    read = {y.id for y in ast.walk(function) if isinstance(y, ast.Name)}
+    tables = {y: getattr(module, y, None) for y in read - set(numbers)}
+    numbers |= {y: table for y, table in tables.items() if isinstance(table, np.ndarray)}
     (decorator,) = function.decorator_list
     return function, numbers, None if ALWAYS in ast.unparse(decorator) else fastmath(decorator)
 

@@ -58,18 +58,7 @@ class Library:
 
     def table(self, writer: Instructions, name: str) -> Array:
         """The numbers of a table, in the module that is written."""
-        values = self._reader(self.tables[name])
-        kind = ir.ArrayType(ir.IntType(8), values.nbytes)
-        module = writer.builder.module
-        held = module.globals.get(name)
-        if held is None:
-            held = ir.GlobalVariable(module, kind, name)
-            held.linkage, held.global_constant = "internal", True
-            held.align = values.itemsize
-            # As bytes: LLVM's words for so many floats take half a second.
-            held.initializer = ir.Constant(kind, bytearray(values.tobytes()))
-        shape = tuple(ir.Constant(INT, n) for n in values.shape)
-        return Array(held.bitcast(FLOAT.as_pointer()), shape)
+        return held(writer, name, self._reader(self.tables[name]))
 
     def call(self, writer: Instructions, name: str, values: Sequence[Any]) -> Any:
         """Call a function with numbers and arrays of one state."""
@@ -98,3 +87,18 @@ class Library:
         if code.result not in ("", "f8"):
             raise Unknown(f"{name} returns {code.result}")
         return symbol, FLOAT if code.result else BYTES
+
+
+def held(writer: Instructions, name: str, values: Any) -> Array:
+    """The numbers of an array, in the module that is written."""
+    kind = ir.ArrayType(ir.IntType(8), values.nbytes)
+    module = writer.builder.module
+    kept = module.globals.get(name)
+    if kept is None:
+        kept = ir.GlobalVariable(module, kind, name)
+        kept.linkage, kept.global_constant = "internal", True
+        kept.align = values.itemsize
+        # As bytes: LLVM's words for so many floats take half a second.
+        kept.initializer = ir.Constant(kind, bytearray(values.tobytes()))
+    shape = tuple(ir.Constant(INT, n) for n in values.shape)
+    return Array(kept.bitcast(FLOAT.as_pointer()), shape)
