@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import sympy as sp
-from scipy.integrate import solve_ivp
+from scipy.integrate import quad, solve_ivp
 
 import dmft
+from dmft.equations.escape.formula import _one_logarithm
 from dmft.equations.escape.passage import transient_noise
 from dmft.errors import BadParameter
 from dmft.literature import phase_retrieval
@@ -239,7 +240,20 @@ def test_validity_at_any_width_has_its_formulas():
 def test_latex_names_what_was_declared():
     text = dmft.escape_formula(phase_retrieval(1, label_noise=D), sphere()).latex()
     assert text.startswith(r"\begin{align*}")
-    assert r"\Delta \gamma" in text
+    assert r"\gamma \left(12 + \Delta\right)" in text
+
+
+def test_latex_writes_the_time_as_one_logarithm():
+    text = dmft.escape_formula(phase_retrieval(1), sphere()).latex()
+    assert text.count(r"\log") == 1
+    assert "= 4 - 24" in text
+    # du/dt = 2 u (Lambda - A u) by quadrature from .01 to .3.
+    rate, curvature = 1.5, 2.0
+    found = _one_logarithm(dmft.escape_formula(phase_retrieval(1), sphere()).law.time)
+    values = {"u_0": 0.01, "u_1": 0.3, "Lambda": rate, "A": curvature}
+    time = found.subs({s: values[s.name] for s in found.free_symbols})
+    exact, _ = quad(lambda u: 1 / (2 * u * (rate - curvature * u)), 0.01, 0.3)
+    assert float(time) == pytest.approx(exact, rel=1e-9)
 
 
 @pytest.mark.parametrize(

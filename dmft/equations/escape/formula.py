@@ -101,10 +101,14 @@ class EscapeFormula(InLatex, Explained, Short):
         """Return the time and its abbreviations as an amsmath ``align*`` environment."""
         names = {x.gamma: sp.Symbol("gamma"), x.Delta: sp.Symbol("Delta")}
         declared = {s: v for s, v in self._symbols().items() if not v.is_number}
-        rows = [("t", self.law.time, "=" if self.exact else r"\simeq")]
-        rows += [(sp.latex(s), e, "=") for s, e in self.law.where]
+        rows: list[tuple[str, sp.Expr, str, str | None]]
+        rows = [("t", _one_logarithm(self.law.time), "=" if self.exact else r"\simeq", None)]
+        # Constants before the learning rate: 4 - 24 gamma.
+        rows += [(sp.latex(s), _by_rate(e), "=", "rev-lex") for s, e in self.law.where]
         lines = [
-            rf"{name} &{sign} {sp.latex(e.subs(declared).subs(names))}" for name, e, sign in rows
+            f"{name} &{sign} "
+            + sp.latex(e.subs(declared).subs(names), order=order, inv_trig_style="full")
+            for name, e, sign, order in rows
         ]
         lines.append(r"u &= \frac{1}{p} \sum_{jr} M_{jr}^2")
         return align(lines) + "\nHere $u_0$ is $u$ at the start, $u_1$ at time $t$."
@@ -549,6 +553,20 @@ class EscapeFormula(InLatex, Explained, Short):
     def perfect_limit(self) -> sp.Expr | None:
         """Largest learning rate at which the perfect solution is stable; None if not known."""
         return perfect_limit(self.model, self.algorithm)
+
+
+def _one_logarithm(time: sp.Expr) -> sp.Expr:
+    """Write a difference of logarithms as the logarithm of one ratio."""
+    above, below = sp.fraction(sp.together(time))
+    one = sp.logcombine(sp.expand(above), force=True)
+    return one.replace(sp.log, lambda ratio: sp.log(sp.factor(ratio))) / below
+
+
+def _by_rate(expr: sp.Expr) -> sp.Expr:
+    """Collect a polynomial in the learning rate."""
+    if not expr.is_polynomial(x.gamma):
+        return expr
+    return sp.collect(sp.expand(expr), x.gamma, sp.factor)
 
 
 def _derived(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:
