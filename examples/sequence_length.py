@@ -43,16 +43,19 @@ if len(sys.argv) > 1:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.2), layout="constrained")
-    for length, tied in ((n, tied) for n in lengths for tied in (True, False)):
+    # A tied network needs the same steps at every length: wide lines lie below narrow ones.
+    for (i, length), tied in ((n, tied) for n in enumerate(lengths) for tied in (True, False)):
         model, start = setting("tokens", length, tied)
         run = dmft.solve(dmft.derive(model, SGD), start, 8.0, save_at=200)
         chain = dmft.simulate(model, SGD, DIM, 8.0, 16, start, "overlaps", save_at=9)
         m, mean = (np.reshape(r.m, (len(r.m), -1)).mean(axis=1) for r in (run, chain.mean))
-        (line,) = left.plot(run.steps(DIM), m, label=f"L = {length}, {'' if tied else 'un'}tied")
-        left.plot(chain.steps(), mean, "o", markersize=3, color=line.get_color())
+        kind = {"ls": "-" if tied else "--", "lw": 6 - 2 * i if tied else 1.5, "color": f"C{i}"}
+        left.plot(run.steps(DIM), m, label=f"L = {length}, {'' if tied else 'un'}tied", **kind)
+        left.plot(chain.steps(), mean, "o" if tied else "s", ms=4, mfc="w", color=f"C{i}")
     left.set(xscale="log", xlabel=f"steps at d = {DIM}", ylabel="m", title="sum of tokens")
     for name, found in {**gains, "L": lengths}.items():
-        right.plot(lengths, found, "k:" if name == "L" else "o-", label=name)
+        style = {"L": "k:", "tokens": "o-", "squares": "s--", "first token": "^-"}[name]
+        right.plot(lengths, found, style, mfc="w", label=name)
     right.set(xlabel="L", ylabel="steps untied / steps tied")
     _ = [panel.legend(fontsize="small") for panel in (left, right)]
     figure.savefig(sys.argv[1], dpi=120)

@@ -53,7 +53,11 @@ for (name, (model, sgd, start, t_max)), (left, middle, right) in zip(
     dmft.plot(theory, weights[1], chains[-1], ax=(left, middle))
     right.loglog(dims, by_chain, "o-", label="overlap chain")
     right.loglog([1000, 4000], by_weights, "s", label="weights in $R^d$")
-    right.set(xlabel="$d$", ylabel="distance of a run", title=f"{name}: power {power:.2f}")
+    right.set(xlabel="$d$", ylabel="distance of a run")
+    right.set_title(f"{name}: power {power:.2f}", fontsize="medium")
     right.legend()
+    # Both rows show the same dimensions.
+    if left is not rows[0, 0]:
+        middle.get_legend().remove()
     print(f"{name}: the distance falls like d to the power {power:.3f}")
 figure.savefig(path, dpi=120)
