@@ -55,7 +55,9 @@ def plot_diagram(diagram: Any, ax: Any, *, canvas: Canvas, title: str | None) ->
     handles: list[Any] = []
     if valued.any() and (diagram.names or _is_label(diagram.quantity, values[valued])):
         names = diagram.names or LABELS[diagram.quantity]
-        cmap = canvas.maps.get("cmap", "viridis")
+        # Fixed points are in the order of falling risk, and low risk is dark.
+        order = "viridis_r" if diagram.quantity == "fixed_point" else "viridis"
+        cmap = canvas.maps.get("cmap", order)
         handles = _draw_labels(ax, edges, values, names, diagram.quantity, cmap)
     elif valued.any():
         _draw_values(ax, edges, diagram, values, canvas.maps)

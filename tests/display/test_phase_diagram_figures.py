@@ -147,6 +147,9 @@ def test_labels_have_names_instead_of_a_bar(tmp_path):
     axes = plot(shown)
     np.testing.assert_array_equal(coloured(axes), shown.values)
     assert legend_words(axes) == ["uninformative", "specialised", "not stationary"]
+    # Low risk is dark, as in diagrams of the risk.
+    high, low = (sum(h.get_facecolor()[:3]) for h in axes.get_legend().legend_handles[:2])
+    assert low < high
     assert len(axes.figure.axes) == 1
     mine = dmft.phase_diagram(
         lambda x, y: "late" if x > 1 else "early", {"x": [0.0, 1.0, 2.0], "y": [0.0]}
