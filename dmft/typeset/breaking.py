@@ -55,6 +55,12 @@ class Names:
             yield name, text
 
 
+# A factor of at most so many points is distributed over at most so many terms of a bracket.
+SHORT_FACTOR, MOST_DISTRIBUTED = 24.0, 4
+# Delimiters of averages.
+MEANS = (r"\langle",)
+
+
 def broken(text: str, first: float, rest: float, names: Names) -> list[str]:
     """Lines of a formula; the first is at most `first` points wide, the others `rest`."""
     return [line.strip() for line in _fill(parse(text), first, rest, names, 0)]
@@ -118,6 +124,9 @@ def _term(atoms: Sequence[Atom], first: float, rest: float, names: Names, depth:
         return _fill(again, first, rest, names, depth)
     group = _widest_group(atoms)
     if group is not None:
+        terms = _distributed(atoms, group)
+        if terms:
+            return _fill(terms, first, rest, names, depth)
         head = width(atoms[:group])
         if head <= 0.55 * first or group == 0 or head + 40 < 0.8 * first:
             return _opened(atoms, group, first, rest, names, depth)
@@ -195,6 +204,29 @@ def _widest_group(atoms: Sequence[Atom]) -> int | None:
         if a.body and (a.width > 60 or (a.shape == "group" and len(_split(a.body)) > 1))
     ]
     return max(found, key=lambda n: atoms[n].width, default=None)
+
+
+def _distributed(atoms: Sequence[Atom], place: int) -> tuple[Atom, ...]:
+    """The terms of a bracket times its short factor, where brackets inside would be broken."""
+    relation = [a for a in atoms[:place] if a.kind == "rel"]
+    group, head = atoms[place], atoms[len(relation) : place]
+    sign = head[0].text if head and head[0].text in ("+", "-") else ""
+    factors = head[1:] if sign else head
+    terms = _split(group.body)
+    nested = any(a.shape == "group" and len(_split(a.body)) > 1 for a in group.body)
+    plain = all(a.kind == "ord" and not a.shape for a in factors) and len(factors) > 0
+    if not (nested and plain and place == len(atoms) - 1 and not group.scripts):
+        return ()
+    if width(factors) > SHORT_FACTOR or len(terms) > MOST_DISTRIBUTED or group.ends[0] in MEANS:
+        return ()
+    parts = list[str]()
+    for term in terms:
+        own = term[0].text if term[0].text in ("+", "-") else ""
+        rest = term[1:] if own else term
+        minus = (sign == "-") != (own == "-")
+        mark = "-" if minus else "+" if parts or sign else ""
+        parts.append(f"{mark} {_text(factors)} {_text(rest)}")
+    return parse(" ".join([_text(relation), *parts]))
 
 
 def _opened(

@@ -798,3 +798,20 @@ def test_two_time_problems_are_printed_as_their_formulas():
         "      + 3 ∫_0^t C(t,u) C(u,s) R(t,u) du     (memory)",
     ]
     assert "  μ(t) = 9/2 ∫_0^t C²(t,u) R(t,u) du" in rows
+
+
+@pytest.mark.parametrize("head", ["= ", "- ", "+ 2 ", "= 2 "])
+def test_short_factors_are_distributed_where_inner_brackets_would_be_broken(head):
+    """The lines are the same function, and no bracket is open at their ends."""
+    formula = rf"{head}k \left[a \left[b + c\right] - d \left[e + g\right] - h\right]"
+    lines = broken(formula, 70.0, 70.0, Names(("A",)))
+    assert len(lines) > 1
+    assert all(line.count("[") == line.count("]") == line.count(r"\left[") for line in lines)
+    letters = dict(zip("abcdeghk", sp.symbols("a b c d e g h k"), strict=True))
+
+    def value(text):
+        text = text.replace(r"\left[", "(").replace(r"\right]", ")").replace("=", "")
+        text = re.sub(r"(?<=[a-z0-9)])\s+(?=[a-z(])", "*", text.strip())
+        return sp.parse_expr(text, local_dict=letters)
+
+    assert sp.expand(value(" ".join(lines)) - value(formula)) == 0
