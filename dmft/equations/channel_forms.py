@@ -187,7 +187,7 @@ def channel_latex(form: sp.Expr, slope: bool = True) -> str:
     lines += [f"{name} &= {ClosedPrinter({}).doprint(y)}" for y, name in printer.arguments.items()]
     text = " ".join(lines).replace(r"\left(", "(")
     meanings = [meaning for mark, meaning in MEANINGS.items() if mark in text]
-    lines += [r"& " + r",\quad ".join(meanings)] if meanings else []
+    lines += [meaning.replace(" =", " &=", 1) for meaning in meanings]
     return " \\\\\n".join(lines)
 
 

@@ -146,3 +146,11 @@ def test_a_minimiser_prints_its_loss_and_no_empty_table():
     text = str(dmft.erm(model, "hinge", 2.0, 0.1))
     assert "max(0, " in text
     assert not re.search(r"latex|Max\(", text)
+
+
+def test_each_abbreviation_of_a_channel_has_a_line():
+    relu = dmft.Model(LINE, dmft.MultiIndex(sp.Max(0, z), [z]))
+    lines = dmft.output_channel(relu).latex().split("\\\\\n")
+    names = (r"H(t) &=", r"\phi(t) &=", r"\mathcal{N}(t; m, v) &=")
+    for line, name in zip(lines[-3:], names, strict=True):
+        assert line.strip().startswith(name)
