@@ -11,6 +11,7 @@ The site loads no file from another host.
 import itertools
 import os
 import re
+import struct
 import sys
 from pathlib import Path
 
@@ -130,6 +131,7 @@ copyright = "the dmft developers, BSD-3-Clause"
 
 COLUMN = re.compile(r"([A-Z][a-z]+(?: [a-z]+)?) {2,}(\S.*)")
 EQUATION = re.compile(r"((?:Equations?|Scaling) {2,})(\S.*)")
+PUNCTUATION = re.compile(r"[.,;:)\]]+(?=\s|$)")
 CODE = re.compile(r"(``.+?``|`[^`]*(?:`|$))")
 CITED = re.compile(r"\[(" + "|".join(ENTRIES) + r")(?:, [^]]*)?\]")
 
@@ -224,6 +226,28 @@ def with_links(app, name, text):
     yield nodes.Text(text[end:])
 
 
+def punctuated(app, doctree, name):
+    """Keep the punctuation after a formula on its line: browsers break lines between them."""
+    for math in list(doctree.findall(nodes.math)):
+        after = math.next_node(descend=False, siblings=True)
+        mark = PUNCTUATION.match(after) if isinstance(after, nodes.Text) else None
+        if mark:
+            math.parent.replace(after, nodes.Text(after[mark.end() :]))
+            kept = nodes.inline("", "", classes=["kept"])
+            math.replace_self(kept)
+            kept.extend([math, nodes.Text(mark[0])])
+
+
+def scrolling(app, doctree, name):
+    """Mark figures of several panels, which the style sheet lets scroll on a phone."""
+    for image in list(doctree.findall(nodes.image)):
+        path = Path(app.srcdir) / image["uri"]
+        if path.suffix == ".png" and path.exists():
+            width, height = struct.unpack(">2I", path.read_bytes()[16:24])
+            if width > 2 * height or (width > 1.6 * height and width >= 900):
+                image.replace_self(nodes.inline("", "", image.deepcopy(), classes=["scrolls"]))
+
+
 def not_ours(app, what, name, obj, skip, options):
     """Skip functions of other packages that are field values: Attributes lists them."""
     if callable(obj) and not str(getattr(obj, "__module__", "dmft")).startswith("dmft"):
@@ -237,3 +261,5 @@ def setup(app):
     app.connect("autodoc-skip-member", not_ours)
     app.connect("doctree-resolved", unwrapped)
     app.connect("doctree-resolved", linked)
+    app.connect("doctree-resolved", punctuated)
+    app.connect("doctree-resolved", scrolling)

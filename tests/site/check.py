@@ -42,6 +42,20 @@ LEFT = r"""() => {
     }
     return found;
 }"""
+# Names of tables on two lines, and punctuation that begins a line after a formula.
+SPLIT = r"""() => {
+    const names = [...document.querySelectorAll("table.autosummary td:first-child code span.pre")]
+        .filter(e => e.getClientRects().length > 1).map(e => e.textContent);
+    const marks = [...document.querySelectorAll("span.math")].filter(e => {
+        const text = e.nextSibling, range = document.createRange();
+        if (text?.nodeType !== Node.TEXT_NODE || !/^[.,;:)]/.test(text.data)) return false;
+        range.setStart(text, 0);
+        range.setEnd(text, 1);
+        const mark = range.getBoundingClientRect(), box = e.getBoundingClientRect();
+        return mark.width > 0 && mark.top >= box.bottom - 1;
+    }).map(e => e.nextSibling.data.slice(0, 20));
+    return [...names, ...marks];
+}"""
 # What a reader sees where Markdown did not take a formula for one.
 TEX = re.compile(r"\$|\\[a-zA-Z]{2}")
 
@@ -159,6 +173,7 @@ def in_browser(paths: Iterable[Path], chromium: str, pictures: Path | None = Non
                 wide = tab.evaluate("document.documentElement.scrollWidth")
                 if wide > width + 2:
                     seen.append(f"is {wide} wide at {width}")
+                seen += [f"{text!r} is broken at {width}" for text in tab.evaluate(SPLIT)]
                 if pictures is not None:
                     name = "__".join(path.parts[-3:]).removesuffix(".html")
                     high = tab.evaluate("document.documentElement.scrollHeight")

@@ -53,8 +53,16 @@ def test_errors_of_pages_are_seen(site):
     chromium = check.shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
-    (site / "b.html").write_text('<script>no()</script><img src="http://127.0.0.1:9/x.png">')
+    name = '<span class="pre" style="overflow-wrap: anywhere">information_exponent</span>'
+    (site / "b.html").write_text(
+        '<script>no()</script><img src="http://127.0.0.1:9/x.png"><table class="autosummary"'
+        f' style="width: 60px; table-layout: fixed"><tr><td><code>{name}</code></table>'
+        '<p style="width: 60px"><span class="math"><mjx-container style="display: inline-block;'
+        ' width: 58px">x</mjx-container></span>, then'
+    )
     found = " ".join(check.in_browser([site / "b.html"], chromium))
+    assert "'information_exponent' is broken at 400" in found
+    assert "', then' is broken at 1280" in found
     assert "no is not defined" in found
     assert "asks for http://127.0.0.1:9/x.png" in found
 
