@@ -13,8 +13,8 @@ import dmft
 from dmft.model import token_fields
 
 z = sp.Symbol("z", real=True)
-SGD, DIM, START, LEVEL = dmft.SGD(0.05), 1000, 0.02, 0.06
-RELU, HE2 = sp.Max(0, z), (z**2 - 1) / sp.sqrt(2)
+SGD, DIM, START, LEVEL, LENGTHS = dmft.SGD(0.05), 1000, 0.02, 0.06, (2, 4, 8)
+RELU, HE2, STYLES = sp.Max(0, z), (z**2 - 1) / sp.sqrt(2), ("o-", "s--", "^-", "k:")
 # Activation, target of L tokens, and the direction of the m_l that an untied network learns.
 CASES = {
     "tokens": (RELU, lambda y: sum(y) / sp.sqrt(len(y)), np.ones),
@@ -37,14 +37,13 @@ def steps(name, length, tied):
     return dmft.escape_time(dmft.derive(model, SGD), start, 100.0, overlap=LEVEL).steps(DIM)
 
 
-lengths = [2, 4, 8]
-gains = {n: [steps(n, L, False) / steps(n, L, True) for L in lengths] for n in CASES}
+gains = {n: [steps(n, L, False) / steps(n, L, True) for L in LENGTHS] for n in CASES}
 if len(sys.argv) > 1:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.2), layout="constrained")
     # A tied network needs the same steps at every length: wide lines lie below narrow ones.
-    for (i, length), tied in ((n, tied) for n in enumerate(lengths) for tied in (True, False)):
+    for (i, length), tied in ((n, tied) for n in enumerate(LENGTHS) for tied in (True, False)):
         model, start = setting("tokens", length, tied)
         run = dmft.solve(dmft.derive(model, SGD), start, 8.0, save_at=200)
         chain = dmft.simulate(model, SGD, DIM, 8.0, 16, start, "overlaps", save_at=9)
@@ -53,11 +52,9 @@ if len(sys.argv) > 1:
         left.plot(run.steps(DIM), m, label=f"L = {length}, {'' if tied else 'un'}tied", **kind)
         left.plot(chain.steps(), mean, "o" if tied else "s", ms=4, mfc="w", color=f"C{i}")
     left.set(xscale="log", xlabel=f"steps at d = {DIM}", ylabel="m", title="sum of tokens")
-    for name, found in {**gains, "L": lengths}.items():
-        style = {"L": "k:", "tokens": "o-", "squares": "s--", "first token": "^-"}[name]
-        right.plot(lengths, found, style, mfc="w", label=name)
+    for (name, found), style in zip({**gains, "L": LENGTHS}.items(), STYLES, strict=True):
+        right.plot(LENGTHS, found, style, mfc="w", label=name)
     right.set(xlabel="L", ylabel="steps untied / steps tied")
     _ = [panel.legend(fontsize="small") for panel in (left, right)]
     figure.savefig(sys.argv[1], dpi=120)
-
 print(f"gain of the first of eight tokens {gains['first token'][-1]:.6f}")

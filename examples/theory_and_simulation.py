@@ -15,7 +15,7 @@ from dmft.display.style import pyplot
 from dmft.literature import phase_retrieval, saad_solla
 
 path = sys.argv[1] if len(sys.argv) > 1 else "theory_and_simulation.png"
-seeds = 16
+seeds, dims = 16, (1000, 4000, 16_000, 64_000)
 cases = {
     "erf, p = k = 2": (
         saad_solla(2, label_noise=0.05),
@@ -38,26 +38,20 @@ for (name, (model, sgd, start, t_max)), (left, middle, right) in zip(
     theory = dmft.solve(equations, start, t_max, save_at=200)
     how = {"start": start, "save_at": 13}
     weights = [dmft.simulate(model, sgd, d, t_max, seeds, **how) for d in (1000, 4000)]
-    chains = [
-        dmft.simulate(model, sgd, d, t_max, seeds, method="overlaps", **how)
-        for d in (1000, 4000, 16_000, 64_000)
-    ]
+    chains = [dmft.simulate(model, sgd, d, t_max, seeds, method="overlaps", **how) for d in dims]
     exact = dmft.solve(equations, start, t_max, save_at=13).M
     # Root mean square over runs of the largest deviation of M from the theory.
     by_weights, by_chain = (
         [np.sqrt(np.mean(np.abs(e.runs.M - exact).max(axis=(1, 2, 3)) ** 2)) for e in ensembles]
         for ensembles in (weights, chains)
     )
-    dims = [runs.dim for runs in chains]
     power = np.polyfit(np.log(dims), np.log(by_chain), 1)[0]
     dmft.plot(theory, weights[1], chains[-1], ax=(left, middle))
     right.loglog(dims, by_chain, "o-", label="overlap chain")
     right.loglog([1000, 4000], by_weights, "s", label="weights in $R^d$")
-    right.set(xlabel="$d$", ylabel="distance of a run")
-    right.set_title(f"{name}: power {power:.2f}", fontsize="medium")
+    right.set(xlabel="$d$", ylabel="distance of a run", title=f"{name}: power {power:.2f}")
     right.legend()
-    # Both rows show the same dimensions.
-    if left is not rows[0, 0]:
+    if left is not rows[0, 0]:  # both rows show the same dimensions
         middle.get_legend().remove()
     print(f"{name}: the distance falls like d to the power {power:.3f}")
 figure.savefig(path, dpi=120)

@@ -23,7 +23,7 @@ OUTPUT, SLOPE = sp.symbols("f slope", real=True)
 # Attributes that runs have.
 TAKEN = frozenset(
     {"t", "Q", "M", "P", "readout", "teacher_readout", "risk", "loss", "error_rate"}
-    | {"blocks", "observables", "with_fields"}
+    | {"blocks", "observables", "with_fields", "ending"}
     | {"status", "message", "error", "provenance", "constants", "events", "final", "method"}
     | {"save", "load", "restore", "steps", "samples", "plot", "to_xarray", "to_pandas", "stages"}
     | {"names", "last_state", "KIND", "COORDINATES", "AXES", "NAMES", "PARTS"}

@@ -4,6 +4,7 @@ import pytest
 import sympy as sp
 
 import dmft
+from dmft.typeset.plain import in_letters
 
 z = sp.Symbol("z", real=True)
 MODEL = dmft.Model(dmft.Committee(z**2, 3), dmft.Committee(z**2, 2))
@@ -29,7 +30,7 @@ def test_regimes_print_every_region():
     for region in plane:
         assert region.title in text
         assert region.title in latex
-        assert region.condition in text
+        assert in_letters(region.condition) in text
         assert (region.equations is None) == (region.name == "no ode")
     assert "\\begin{align*}\n\n" not in latex
     assert dmft.Scaling(learning_rate=-0.5).kappa == sp.Rational(1, 2)

@@ -686,8 +686,8 @@ def test_output_channels_are_aligned_once(tmp_path):
     channel = dmft.output_channel(models.committees(z, 1, sp.sign(z), 1))
     text = dmft.latex(tmp_path / "a.tex", channel).read_text()
     for row in (
-        r"Z_{\mathrm{out}}(y; \omega, V) &= H(- \omega y/\sqrt{V})",
-        r"g_{\mathrm{out}}(y; \omega, V) &= \frac{y \phi(\omega/\sqrt{V})}{H",
+        r"& Z_{\mathrm{out}}(y; \omega, V) = H(- \omega y/\sqrt{V}),",
+        r"& g_{\mathrm{out}}(y; \omega, V) = \frac{y \phi(\omega/\sqrt{V})}{H",
     ):
         assert f"\n{row}" in text
     explained = dmft.latex(tmp_path / "b.tex", channel, explain=True).read_text()
