@@ -64,14 +64,17 @@ def solve_on_nodes(
         raise BadParameter(f"quadrature_tol = {tolerance!r} must lie in (0, 1)")
     count, known = fixed or FIRST_POINTS[rule_of(None).kind], dict[Any, Any]()
     before: tuple[int, float] | None = None
+    at: dict[str, Any] = {}
     while True:
         rule = rule_of(count)
         run = None if fixed else mean_of_replicas(solver, rule)
-        run = run or with_error(solver(rule), solver, rule, known)
+        run = run or with_error(solver(rule, **at), solver, rule, known)
         worst = relative_error(run)
         more = count if fixed else next_count(rule, count, worst, tolerance, before)
         if worst <= tolerance or more <= count or run.status in CUT:
             return described(run, rule, worst, tolerance)
+        if rule.kind == "mixture" and run.status is Status.OK and not run.events:
+            at = {"save_at": run.t}  # where this run is known as one with fewer terms
         count, before = more, (count, worst)
 
 
