@@ -132,7 +132,8 @@ class EscapeTime(Record):
             return self.value
         if self.time_step_times_dim is None:
             raise BadParameter(
-                "this run counts no steps: its time is that of a continuous flow or counts samples"
+                "this run has no steps: its time is that of a continuous flow, or a number of "
+                "samples"
             )
         return self.value * dim / self.time_step_times_dim
 

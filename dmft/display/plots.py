@@ -223,7 +223,8 @@ def _diagram_of(sweep: Any) -> Any:
         names = list(sweep.points.names)
         raise BadParameter(
             f"plot draws sweeps over all combinations of two parameters, this one has {names}: "
-            "draw sweep.to_xarray() along one, or run it at fixed values of the others"
+            "draw sweep.to_xarray() along one of them, or run the sweep at fixed values of the "
+            "others"
         )
     return sweep.diagram()
 

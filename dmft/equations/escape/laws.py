@@ -315,12 +315,13 @@ def _rates(maximal: sp.Expr, optimal: sp.Expr | None, perfect: sp.Expr | None) -
         return lines
     lines.append(
         f"The perfect solution is stable for gamma < {_shown(perfect)} "
-        f"(fastest learning near half of it, {_shown(perfect / 2)}): above, students that have "
-        "escaped align with each other, and the risk rises again after a small dip."
+        f"(fastest learning near half of it, {_shown(perfect / 2)}): above it, students that "
+        "have escaped align with each other, and the risk rises again after a small dip."
     )
     if optimal is not None and (optimal - perfect).is_number and optimal > perfect:
         lines.append(
-            "Here the fastest weak recovery lies above that limit: it learns nothing in the end."
+            "Here the rate of the fastest weak recovery lies above that limit: at this rate "
+            "nothing is learned in the end."
         )
     return lines
 

@@ -78,7 +78,7 @@ def check_repeated(
         )
     once = algorithm.rule.passes > 1
     if region not in DISPLACED_LIMITS[: 1 if once else 2]:
-        why = "as gamma vanishes every pass sees the same fields: it is SGD" if once else ""
+        why = "as gamma vanishes all passes have the same fields, as plain SGD" if once else ""
         raise BadParameter(
             f"scaling {region!r} is not derived with {described(algorithm)}"
             + (f" ({why})" if why and region == "gradient-flow" else "")
