@@ -21,8 +21,8 @@ LAYOUT = """\
 Layout:
 {layout}
 
-Compile with  cc -std=c99 -O2 -ffp-contract=off -c FILE.c  (fused products move differences that
-are zero where fields coincide); the comparison with stored values is
+Compile with  cc -std=c99 -O2 -ffp-contract=off -c FILE.c  (fused products perturb differences that
+vanish where fields coincide); the comparison with stored values is
   cc -std=c99 -O2 -ffp-contract=off -DDMFT_TEST FILE.c -lm -o test && ./test
 Functions return 0, or 1 if memory cannot be allocated. They keep no state between calls.
 */

@@ -298,7 +298,7 @@ def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
     if law.kind == "power":
         lines.append(
             "At more than half of the maximal rate the noise dominates and times are heavy tailed. "
-            "At the optimal one (0.7153 of it), for a matched third Hermite polynomial, the mean "
+            "At the optimal rate (0.7153 of it), for a matched third Hermite polynomial, the mean "
             "from a fixed m_0 = d^(-1/2) is 1.55 times this time and from random starts 2.3 times "
             "(large d, mean first passage; 1.63 and 2.51 at d = 100, where 400 and 200 overlap "
             "chains gave 1.68 +- 0.09 and 2.51 +- 0.14): use .mean_time or dmft.simulate."

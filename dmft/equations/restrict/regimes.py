@@ -146,7 +146,7 @@ def limit(
     if name == "mean-field" and equations.averages:
         raise NotClosed(
             "the wide reduction needs averages with closed forms or tables of one and two fields; "
-            f"open is {equations.averages[0]}"
+            f"this average has neither: {equations.averages[0]}"
         )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations
