@@ -434,5 +434,6 @@ def _relaxation(result: EscapeTime, plateau: Plateau, fraction: float) -> str:
     return (
         f"the risk falls by the fraction {fraction:g} of its initial value at t = "
         f"{result.value:.4g}, while it still relaxes towards its plateau (risk {plateau.risk:.4g} "
-        f'near t = {plateau.t:.4g}) and before anything is learned; use reference="plateau" or overlap='
+        f"near t = {plateau.t:.4g}) and before anything is learned; "
+        'use reference="plateau" or overlap='
     )
