@@ -54,7 +54,7 @@ NAMES: dict[str, str] = {
         ("citation references bibliography bibtex", "dmft.cite(equations)"),
         ("basin basins basin_of_attraction", "dmft.phase_diagram, dmft.phases"),
         ("notation style mplstyle",
-         'notation= of .latex(); of figures the style of matplotlib that dmft.plot names'),
+         'notation= of .latex(); for figures, the matplotlib style that dmft.plot names'),
         ("early_stopping", "dmft.Event(quantity, threshold)"),
         ("cosine_annealing exponential_decay",
          'dmft.solve(..., learning_rate="0.5/(1 + t)"): an expression of t and risk'),
@@ -93,7 +93,7 @@ KEYWORDS: dict[str, str] = {
     name: words
     for names, words in (
         ("ridge l2 lambda_ lam lambd regularization regularisation",
-         "dmft.GradientDescent(ridge=...) of repeated data, SGD has a decay of the weights"),
+         "dmft.GradientDescent(ridge=...) for repeated data; dmft.SGD(weight_decay=...)"),
         ("samples_per_dim alpha sample_complexity n_samples",
          "dmft.GradientDescent(samples_per_dim=...), n / d of repeated data"),
         ("temperature beta langevin", "dmft.GradientDescent(temperature=...)"),

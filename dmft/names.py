@@ -82,7 +82,9 @@ QUANTITIES |= {
         Quantity(
             "block_second_moment", "V", "(B, p)", "second moment of the coordinates within a block"
         ),
-        Quantity("accumulator", r"\mathcal{G}", "()", "sum of the squares of all gradients, by d"),
+        Quantity(
+            "accumulator", r"\mathcal{G}", "()", "sum of the squares of all gradients, divided by d"
+        ),
     )
 }
 # Letters of what equations are printed in, by code name; a notation replaces some of them.

@@ -148,7 +148,7 @@ def load(
             texts = _texts(file)
             _check_kind(target, texts, sorted(restore))
             if texts["format"] > UNSEALED and not sealed:
-                raise damaged(target, "its seal is missing: another program has changed it")
+                raise damaged(target, "its digest is missing: another program has changed the file")
             return _restored(file, target, texts, restore[texts["kind"]])
     except DmftError:
         raise
@@ -237,7 +237,7 @@ def _check_kind(path: Path, texts: Mapping[str, Any], kinds: Sequence[str]) -> N
         article = "an" if own[:1] in "aeiou" else "a"
         raise BadParameter(f"{short(path)} is {article} {own}, not a {kinds[0][5:]}: use dmft.load")
     if kind not in kinds:
-        what = f"its kind is {kind!r:.80}" if kind else "it does not say of what kind it is"
+        what = f"its kind is {kind!r:.80}" if kind else "it does not record its kind"
         raise damaged(path, f"{what}; this reads {', '.join(kinds)}")
     if not isinstance(form, int):
         raise damaged(path, "its attribute 'format' is missing")
@@ -284,7 +284,9 @@ def _variables(file: Any, path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
         if data.dtype.kind not in "fiub" or data.external or data.is_virtual:
             raise damaged(path, f"its variable {name!r} is not an array of numbers")
         if math.prod(data.shape) * data.dtype.itemsize > most:
-            raise damaged(path, f"its {name!r}, {data.shape}, cannot be in so small a file")
+            raise damaged(
+                path, f"its {name!r} of shape {data.shape} cannot fit into so small a file"
+            )
         yield name, np.array(data[...])
 
 

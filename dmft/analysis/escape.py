@@ -132,7 +132,8 @@ class EscapeTime(Record):
             return self.value
         if self.time_step_times_dim is None:
             raise BadParameter(
-                "this run counts no steps: its time is that of a continuous flow or counts samples"
+                "this run has no steps: its time is that of a continuous flow, or a number of "
+                "samples"
             )
         return self.value * dim / self.time_step_times_dim
 
@@ -431,7 +432,8 @@ def _initial_risk(given: Request) -> float:
 
 def _relaxation(result: EscapeTime, plateau: Plateau, fraction: float) -> str:
     return (
-        f"the risk falls by the fraction {fraction:g} of its start at t = {result.value:.4g}, "
-        f"while it still relaxes towards its plateau (risk {plateau.risk:.4g} near t = "
-        f'{plateau.t:.4g}) and before anything is learned; use reference="plateau" or overlap='
+        f"the risk falls by the fraction {fraction:g} of its initial value at t = "
+        f"{result.value:.4g}, while it still relaxes towards its plateau (risk {plateau.risk:.4g} "
+        f"near t = {plateau.t:.4g}) and before anything is learned; "
+        'use reference="plateau" or overlap='
     )

@@ -106,7 +106,9 @@ def rule_of(keys: Mapping[str, Any], values: Values) -> VectorRule:
     rule: VectorRule = make(**read)
     for s in rule.learned:
         if s.name in values.symbols:
-            raise values.refusal(f"[parameters] {s.name}", f"{name} learns a scalar of this name")
+            raise values.refusal(
+                f"[parameters] {s.name}", f"this name belongs to a scalar that {name} learns"
+            )
     return rule
 
 

@@ -288,7 +288,7 @@ class Values:
             try:
                 return Schedule.load(value, where.rpartition(" ")[2])
             except (OSError, ValueError) as error:
-                raise self.refusal(where, f"names a table of tau and gamma: {error}") from None
+                raise self.refusal(where, f"error in the table of tau and gamma: {error}") from None
         return self._parse(value, where, KNOWN)
 
     def events(self, value: Any, where: str) -> list[Event]:

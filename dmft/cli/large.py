@@ -145,7 +145,7 @@ def sweep_command(declared: Declaration, arguments: argparse.Namespace) -> Statu
     for option in ("plot", "save"):
         if getattr(arguments, option) and not keeps:
             raise BadParameter(
-                f"--{option} requires sweep run, resume or collect, which have values"
+                f"--{option} requires sweep run, resume or collect: other actions return no values"
             )
     if arguments.plot and len(axes) != 2:
         raise BadParameter(f"--plot draws sweeps over two parameters, this one has {list(axes)}")

@@ -68,7 +68,7 @@ from dmft.compiled.vectors import (
     below, block_size, by_lane, diagonal, give_back, padded, part, put, select, take, work_area,
 )  # fmt: skip
 {imports}
-# Sums in the order that is written, without reference counts, which what is called may have.
+# ORDERED: sums in the written order, without reference counts (called functions may have them).
 ORDERED = dict(cache=True, nogil=True, error_model="numpy", _nrt=False, direct=True)
 OPTIONS = dict(
     cache=True, nogil=True, error_model="numpy", fastmath={{"reassoc", "contract"}}, direct=True,

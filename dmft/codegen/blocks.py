@@ -224,7 +224,7 @@ def check_chunks(definitions: Sequence[Definition]) -> None:
             lost |= filled
             continue
         read = used_bases(d.expr) & lost
-        assert not read, f"{d.name} reads {', '.join(sorted(read))} behind the loop over nodes"
+        assert not read, f"{d.name} reads {', '.join(sorted(read))} after the loop over nodes"
         if not over_nodes(d):
             filled.add(d.name)
 

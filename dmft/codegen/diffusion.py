@@ -105,7 +105,7 @@ def noise_parts(
                 "increments", summary, noise.nodes.arrays, parameters, functions, here, views
             )
         )
-        summary = "What a step adds to the rates at order 1/d."
+        summary = "Contribution of one step to the rates at order 1/d."
         parts.append(
             rates_function(
                 "corrections", summary, noise.rates_at_nodes, parameters, functions, here
@@ -226,7 +226,7 @@ def increments(t, y, widths, par, rows):
 
 @njit(RHS, **OPTIONS)
 def corrections(t, y, widths, par, out):
-    """What a step adds to the rates at order 1/d."""
+    """Contribution of one step to the rates at order 1/d."""
     all_nodes = widths[{nodes}]
     unit = {rate} / (widths[0] * {dim})
     for i in range(out.size):

@@ -91,7 +91,7 @@ def compiled_tangent(equations: Equations, by: str = "") -> Any:
         here = here if equations.family == "rule" else layout(definitions)
         here = here.with_displacement()
         names = ", ".join(b.name for b in here.moved)
-        summary = f"Linearised rates of the displacement {names} behind the state."
+        summary = f"Linearised rates of a displacement ({names}) that is stored after the state."
     text = rates_function("tangent", summary, live(definitions), parameters, functions, here)
     source = module_text(functions, [text], VERSION, f"linearised: {description(equations)}")
     return load_module(source, "dmft_tangent").tangent
@@ -114,7 +114,7 @@ def compiled_adjoint(equations: Equations, observable: str = "risk") -> tuple[An
         here = replace(here, state=(*here.state, *here.moved), moved=(), entries=entries)
     texts = []
     for name, own in (("adjoint", ""), ("gradient", observable)):
-        summary = f"Of the costate behind the state: the {name} of {own or 'the rates'}."
+        summary = f"The {name} of {own or 'the rates'}; y holds the state, then the costate."
         pulled = None
         if here.entries:
             state = [s for symbols in equations.space.blocks.values() for s in symbols]

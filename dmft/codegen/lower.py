@@ -115,7 +115,7 @@ class Lowering:
         if not expr.has(sp.Sum, Expectation):  # sin of a cluster's mean
             return self.at_point(expr)
         raise NotClosed(
-            f"{name} in {expr} has no generated code; covered are + * powers, square roots, "
+            f"{name} in {expr} has no generated code; supported are + * powers, square roots, "
             f"{sorted(COST)}, sums, and functions without sums inside"
         )
 

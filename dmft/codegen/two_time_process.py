@@ -230,7 +230,8 @@ def _coefficient(
             indices.append(lowering.over(limit))
             if limit[2] != t - 1 and (limit[2] - t + 1).is_negative is not True:
                 raise BadParameter(
-                    f"the field at t takes gradients up to {limit[2]}: known are those before t"
+                    f"the field at t contains gradients up to {limit[2]}: only those before t "
+                    "are known"
                 )
         elif limit[0] == neuron:
             lowering.running[neuron] = (neuron.name, AXIS[limit[2]])
@@ -238,9 +239,11 @@ def _coefficient(
         else:
             inner.append(limit)
     if entry.base == driving and time != [t]:
-        raise BadParameter(f"the field at t takes {entry}: its driving must have the same time")
+        raise BadParameter(f"the field at t contains {entry}: its driving term must be at time t")
     if entry.base == g_at and time[0] not in lowering.running:
-        raise BadParameter(f"the field at t takes {entry}: gradients must be inside a sum over s")
+        raise BadParameter(
+            f"the field at t contains {entry}: gradients must be inside a sum over s"
+        )
     where = ["t", "j", *([str(time[0])] if entry.base == g_at else [])]
     index, offset = lowering.neuron(neuron)
     where.append(index[0] or offset)

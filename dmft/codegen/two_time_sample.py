@@ -104,7 +104,8 @@ def build_bend(equations: DescentEquations, kinks: bool = False) -> Any:
         sigma = equations.model.student.activation
         raise BadParameter(
             f"the student's activation {sigma} has a kink, where the path of a "
-            'sample has no derivative: method="pathwise" takes smooth activations, "stein" any'
+            'sample has no derivative: method="pathwise" requires a smooth activation, '
+            '"stein" accepts any'
         )
     before = tuple(d for d in equations.sample if isinstance(d.target, sp.Symbol))
     return load_module(sample_source(equations, (*before, slopes)), "dmft_bend").sample
@@ -237,7 +238,7 @@ class _Writer:
         found: dict[sp.Expr, sp.Expr] = {}
         for total in sorted(expr.atoms(sp.Sum), key=sp.default_sort_key):
             (index, _, high), *rest = total.limits
-            assert not rest, "a sample has sums over one index"
+            assert not rest, "sums in the equations of a sample run over one index"
             self.count += 1
             name = f"sum_{self.count}"
             row = sp.Symbol(name, real=True)

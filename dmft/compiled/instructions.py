@@ -127,7 +127,7 @@ class Writer(Instructions):
         target, counted = line.target, line.iter
         is_range = isinstance(counted, ast.Call) and ast.unparse(counted.func) == "range"
         if not (is_range and isinstance(target, ast.Name)) or line.orelse:
-            raise Unknown("a loop over something else than a range")
+            raise Unknown("a loop over something other than a range")
         bounds = [self.value(bound) for bound in counted.args]  # type: ignore[attr-defined]
         begin = bounds[0] if len(bounds) > 1 else ir.Constant(INT, 0)
         end = bounds[min(1, len(bounds) - 1)]
@@ -302,7 +302,7 @@ class Writer(Instructions):
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
         if any(isinstance(n, ast.Subscript) for value in node.values[1:] for n in ast.walk(value)):
-            raise Unknown("an entry that may not be there")
+            raise Unknown("an entry that may not exist")
         join = self.builder.and_ if isinstance(node.op, ast.And) else self.builder.or_
         return reduce(join, map(self.value, node.values))
 

@@ -174,7 +174,7 @@ def _array(writer: Instructions, shape: Any, zeros: bool = False) -> Array:
     """Write `np.empty` or `np.zeros`; what it gives lives to the end of the function."""
     shape = shape if isinstance(shape, list) else [shape]
     if writer.depth:
-        raise Unknown("an array that is made again and again")
+        raise Unknown("an array that is allocated repeatedly")
     length = ir.Constant(INT, 8)
     for one in shape:
         length = writer.builder.mul(length, one, flags=("nsw",))
@@ -270,7 +270,7 @@ def is_whole(kind: Any) -> bool:
 
 def _whole(writer: Instructions, value: Any) -> Any:
     if not is_whole(value.type):
-        raise Unknown("a float that is made an integer")
+        raise Unknown("a float that is converted to an integer")
     return value
 
 

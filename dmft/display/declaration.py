@@ -360,7 +360,7 @@ def _rule(equations: Any, rates: Sequence[str], printer: EquationPrinter, has_st
     if algorithm.on_sphere:
         words += ", after which the weights are rescaled to their initial length"
     if algorithm.repeat is not None:
-        words += "; a sample is used again at weights that it has moved"
+        words += "; each sample is used again, at weights that it has already moved"
     return f"{words}."
 
 

@@ -142,7 +142,7 @@ def _finish_curves(panels: Any, records: Sequence[Any]) -> None:
         flatten_noise(panel)
     if not panels[2].lines and not panels[2].containers:
         small = panels[2].bbox.width / panels[2].figure.dpi < SMALL
-        _empty(panels[2], "no risk: runs in R^d measure none", small)
+        _empty(panels[2], "no risk: runs in R^d do not measure it", small)
 
 
 def _map(
@@ -161,7 +161,7 @@ def _map(
     truth = simulated[0].mean[name] if simulated and name in simulated[0].mean else None
     found = truth if theory is None else theory
     if found is None:
-        return _empty(panel, f"{label}: no simulation measures a response", small)
+        return _empty(panel, f"{label}: simulations do not measure responses", small)
     values = np.array(found[:, :, 0, 0])
     if name == "resp":
         # Causal: what lies above the diagonal is zero by definition; densities end before it.
@@ -176,7 +176,7 @@ def _map(
         lost = unknown(theories[0], name)[:, :, 0, 0] & (values == theory[:, :, 0, 0])
     values[lost] = np.nan
     if not np.any(np.isfinite(values)):
-        return _empty(panel, f"{label}: errors are above the values", small)
+        return _empty(panel, f"{label}: errors exceed the values", small)
     edges = cell_edges(np.asarray(first.t[: len(values)]))
     unit = "time" if _is_flow(first) else "step"
     image = panel.pcolormesh(

@@ -49,7 +49,7 @@ def draw_references(records: Sequence[Any], axes: Sequence[Any]) -> None:
     if not drawn:
         raise BadParameter(
             "lines: no axis of this figure shows a quantity of these records: thresholds need an "
-            "axis samples_per_dim, dmft.erm and dmft.bayes_optimal a figure of runs"
+            "axis samples_per_dim, dmft.erm and dmft.bayes_optimal need a figure of runs"
         )
 
 
@@ -114,8 +114,9 @@ def plot_thresholds(found: Any, ax: Any, *, canvas: Canvas, title: str | None) -
     """Draw the curve into `ax` (or a new figure) and return the axes."""
     if not found.samples.size:
         raise BadParameter(
-            f"the thresholds of {found.label} have no curve of fixed points, which labels of one "
-            "field have: print them, or draw q of dmft.bayes_optimal against samples_per_dim"
+            f"the thresholds of {found.label} have no curve of fixed points, which exists only "
+            "for labels of one field: print them, or draw q of dmft.bayes_optimal against "
+            "samples_per_dim"
         )
     (ax,) = canvas.axes(ax, "thresholds take one", 1, (5.0, 3.4))
     stable = np.gradient(found.samples) > 0

@@ -223,7 +223,8 @@ def _diagram_of(sweep: Any) -> Any:
         names = list(sweep.points.names)
         raise BadParameter(
             f"plot draws sweeps over all combinations of two parameters, this one has {names}: "
-            "draw sweep.to_xarray() along one, or run it at fixed values of the others"
+            "draw sweep.to_xarray() along one of them, or run the sweep at fixed values of the "
+            "others"
         )
     return sweep.diagram()
 
@@ -236,6 +237,7 @@ def _check_run(record: Any) -> None:
     if not overlaps or not hasattr(record, "t"):
         raise BadParameter(
             f"plot draws trajectories, ensembles and phase diagrams, not {type(record).__name__}"
-            + ", whose numbers print shows: compute it over a grid with dmft.sweep or a loop, or "
-            "pass static limits as lines= of another figure" * (summary_of(record) is not None)
+            + "; print shows its numbers: to plot it, compute it over a grid with dmft.sweep or "
+            "a loop, or pass static limits as lines= of another figure"
+            * (summary_of(record) is not None)
         )

@@ -188,8 +188,8 @@ class _Reader:
         if mixed > MAX_COMPLEX_DEGREE:
             self.refuse(
                 node,
-                f"degree {mixed:g} in pieces that may not be real (log or root of what may be "
-                f"negative), at most {MAX_COMPLEX_DEGREE}: use Abs(...) inside them",
+                f"degree {mixed:g} in parts that may not be real (log or root of a possibly "
+                f"negative argument), at most {MAX_COMPLEX_DEGREE}: use Abs(...) inside them",
             )
         if degree > MAX_DEGREE:
             self.refuse(node, f"degree {degree:g} is above {MAX_DEGREE}")

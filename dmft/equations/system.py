@@ -345,8 +345,8 @@ class System(Changeable):
         known = self._scalars
         if self.noise:
             raise BadParameter(
-                "parameters of an sde are replaced where the model and the algorithm are declared: "
-                "the covariance of the increments would keep the old ones"
+                "replace parameters of an sde in the declaration of the model or the algorithm: "
+                "here the covariance of the increments would keep the old ones"
             )
         taken = frozenset(d.name for d in self.definitions)
         check = TermCheck("a parameter", (), {}, known, taken, users_of(self.declared))

@@ -279,7 +279,8 @@ RULES: dict[str, Rule] = {
     "latents": Rule(
         "Average over a latent",
         "Averages given a random number, or given the fields of earlier views, are averaged over "
-        "it: over a discrete one this is a sum over its values, weighted by their probabilities.",
+        "these. For a discrete variable this is a sum over its values, weighted by their "
+        "probabilities.",
         source="theory/update_rules 3",
     ),
     "latent_means": Rule(

@@ -108,7 +108,9 @@ class Session:
             raise BadParameter(f"a request is a table with a kind of {', '.join(kinds)}")
         for name in question:
             if name not in ENTRIES:
-                raise BadParameter(f"a request has no entry {name!r:.60}: {', '.join(ENTRIES)}")
+                raise BadParameter(
+                    f"unknown entry {name!r:.60} of a request; known: {', '.join(ENTRIES)}"
+                )
         off = question.get("off", [])
         if not isinstance(off, list) or not all(isinstance(name, str) for name in off):
             raise BadParameter("off is a list of names of terms")

@@ -100,8 +100,8 @@ def as_loss(given: object, kept: tuple[str, ...] = KEPT) -> str | sp.Expr:
         raise BadParameter(
             f"loss = {given} must be an expression in the symbols f and y only"
             + (", for several outputs in f1, ... and y1, ..." if kept == KEPT else "")
-            + "; for a diagram over another parameter, pass as its measure a function of this "
-            "parameter that derives the equations with its value"
+            + "; for a diagram over another parameter, pass as measure a function that derives "
+            "the equations at each value of the parameter"
         )
     return given.xreplace({s: PREDICTION if n == "f" else LABEL for s, n in found.items()})
 

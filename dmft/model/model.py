@@ -277,8 +277,8 @@ def _check_classes(model: Model) -> None:
         if not getattr(model, name).is_zero:
             raise BadParameter(
                 f"{name} = {getattr(model, name)} applies to labels that are numbers; with {count} "
-                "outputs a label is a class (of a readout matrix, the row of the largest output of "
-                "the teacher), and classes have no noise: leave it out"
+                "outputs a label is a class (for a readout matrix, the row with the largest "
+                "output of the teacher), and classes have no noise: leave it out"
             )
     if model.clusters is not None and model.blocks is not None:
         raise BadParameter(

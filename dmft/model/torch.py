@@ -78,8 +78,8 @@ def as_torch(algorithm: SGD, dim: int, width: int, scaled_inputs: bool) -> Setti
         rate = _of(algorithm.learning_rate, "learning_rate") / (1 if scaled_inputs else dim)
         raise BadParameter(
             "torch.optim has no optimiser with one sum for all coordinates: use torch.optim.SGD("
-            f"lr = {rate:g}) and divide each step by sqrt(N), N <- N + |G|^2/d before it, |G|^2 "
-            "that of the gradient by W"
+            f"lr = {rate:g}) and divide each step by sqrt(N), where N <- N + |G|^2/d before the "
+            "step and G is the gradient with respect to W"
         )
     # Without memory it is the same whether a decay is part of a step or beside it.
     apart = algorithm.decoupled and (type(algorithm) is not SGD or algorithm.momentum != 0)
@@ -234,7 +234,8 @@ def _moments(made: Any, s: Settings, code: Code, numbers: Settings, own: Setting
         if "initial" not in own:
             raise BadParameter(
                 f"beta_2 = {beta}: 1/(1 - beta_2) = {1 / (1 - beta):.3g} steps are {1 / kappa:.3g} "
-                "in t, which is not short: pass initial, V at the start in our units, and set the "
+                "in t, which is not short: pass initial= (V at the start, in units of dmft), and "
+                "set the "
                 "state of the torch optimiser to it: state['exp_avg_sq'] = V/p^2 (V/(p^2 d) if "
                 "inputs are divided by sqrt(d)), and a large state['step'], so that its bias "
                 "correction is negligible"

@@ -206,9 +206,9 @@ def simulate(
     experiment = declare_experiment(model, algorithm, dim, start, parameters, t_start)
     if method == "overlaps" and experiment.update and experiment.batch_size > 1:
         raise BadParameter(
-            f"repeated batches of {experiment.batch_size} samples depend on each other's "
-            "inputs, which the chain of overlaps does not contain, and other updates use one "
-            'sample: use method="weights", or batch_size=1'
+            f'method="overlaps" supports this update for one sample per step only, not for '
+            f"{experiment.batch_size}: repeated steps depend on the inputs of the other samples, "
+            'which the chain of overlaps does not contain; use method="weights", or batch_size=1'
         )
     if experiment.parts and (first_passage or check_events(events)):
         raise BadParameter(

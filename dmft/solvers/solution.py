@@ -276,7 +276,8 @@ class Solution(Archived):
         unit = known.get("time_step_times_dim")
         if unit is None:
             raise BadParameter(
-                "this run counts no steps: its time is that of a continuous flow or counts samples "
+                "this run has no steps: its time is that of a continuous flow, or a number of "
+                "samples "
                 f"(time unit: {self.provenance.get('time_unit', 't')})"
             )
         return self.t * (dim / float(unit))

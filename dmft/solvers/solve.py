@@ -260,7 +260,7 @@ def trajectory_of(given: Request, raw: Raw) -> Trajectory:
     problem = setup.problem
     status, message = describe(setup, raw)
     if problem.kind == "map" and raw.sink.stride > 1:
-        message += f"; saved: each {raw.sink.stride}th step (save_at chooses others)"
+        message += f"; saved: each {raw.sink.stride}th step (choose others by save_at)"
     if raw.stiff_from is not None:
         until = "on" if raw.stiff_until is None else f"to {raw.stiff_until:.6g}"
         message += f"; stiff from t = {raw.stiff_from:.6g} {until}: BDF took over"

@@ -161,7 +161,8 @@ def explain_network(equations: NetworkEquations, population: int = 0) -> Explana
     for before, after, note, judge in (
         (alone, terms["mean"] + terms["low_rank"] + terms["couplings"],
          "Means of the couplings and their low-rank part give means of outputs.", checks.mean),
-        (own, terms["memory"], "Of all pairs J[0, j], J[k, 0] only j = k is correlated.",
+        (own, terms["memory"], "Among the pairs J[0, j], J[k, 0], only those with j = k are "
+            "correlated.",
          checks.memory),
         (Expectation(f.eta(T) * f.eta(S)), equations.block(f.sigma),
          "A sum of many independent terms is Gaussian.", checks.covariance),

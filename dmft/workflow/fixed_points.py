@@ -250,7 +250,7 @@ def fixed_points(
         root = system.root(least, int(max_steps))
         point = point_of(system, start, root)
         if root.status == Status.OK and _at_infinity(system, root, tolerance):
-            message = f"{point.message}, where rates decay to zero and are not zero"
+            message = f"{point.message}, where rates decay towards zero without reaching it"
             point = replace(point, status=Status.NOT_CONVERGED, message=message)
         tried.append(point)
         ends.append((system, root))

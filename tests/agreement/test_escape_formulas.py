@@ -288,7 +288,7 @@ def test_wide_students_collapse_at_the_rate_of_the_fastest_weak_recovery():
     text = formula.validity
     for value in (fastest, limit, limit / 2):
         assert f"{value:.6g}" in text
-    assert "learns nothing in the end" in text
+    assert "nothing is learned in the end" in text
 
 
 @pytest.mark.filterwarnings("error")
@@ -297,7 +297,7 @@ def test_the_optimal_rate_of_a_third_hermite_is_said_to_be_unreliable():
     sgd = dmft.SGD(sp.Symbol("gamma", positive=True), constraint="sphere")
     formula = dmft.escape_formula(dmft.Model(unit, unit), sgd)
     optimal = float(formula.optimal_learning_rate(1000))
-    with pytest.warns(dmft.AccuracyWarning, match="noise of the samples decides"):
+    with pytest.warns(dmft.AccuracyWarning, match="noise of the samples determines"):
         formula.time(1000, overlap=0.5, learning_rate=optimal)
     assert formula.time(1000, overlap=0.5, learning_rate=optimal / 3) > 0
     assert "times are heavy tailed" in formula.validity

@@ -53,10 +53,10 @@ def records_of(handle, values):
     ("first", "second", "reason"),
     [
         ((0, 1), (0, 1), "another sweep is running on"),
-        ((0, 1), (1, 3), "another sweep is running, of all points,"),
-        ((1, 3), (0, 1), "another sweep is running, of 3 parts,"),
-        ((1, 3), (1, 3), "another sweep is running, for part 1 of 3,"),
-        ((1, 3), (1, 2), "another sweep is running, of 3 parts,"),
+        ((0, 1), (1, 3), "another sweep, of all points, is running"),
+        ((1, 3), (0, 1), "another sweep, of 3 parts, is running"),
+        ((1, 3), (1, 3), "another sweep, for part 1 of 3, is running"),
+        ((1, 3), (1, 2), "another sweep, of 3 parts, is running"),
         ((1, 3), (2, 3), None),
     ],
 )

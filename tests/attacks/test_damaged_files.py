@@ -366,7 +366,7 @@ def test_what_is_missing_is_said(saved, tmp_path):
     for edit, words in (
         (lambda file: file.__delitem__("risk"), "its variable 'risk' is missing"),
         (lambda file: file.attrs.__delitem__("record"), "it has no 'record'"),
-        (lambda file: file.attrs.__delitem__("kind"), "does not say of what kind it is"),
+        (lambda file: file.attrs.__delitem__("kind"), "does not record its kind"),
     ):
         path.write_bytes(whole.read_bytes())
         with h5py.File(path, "r+") as file:

@@ -104,5 +104,5 @@ def test_a_rate_may_be_a_table(tmp_path, monkeypatch):
     text = TEXT.replace('"gradient-flow"', '"sgd"\nlearning_rate = 1.0')
     found = read(tmp_path, text + solve).table("solve")["learning_rate"]
     assert found == table
-    with pytest.raises(ExpressionRefused, match="names a table"):
+    with pytest.raises(ExpressionRefused, match="error in the table"):
         read(tmp_path, text + solve.replace("rates.csv", "none.csv"))

@@ -170,7 +170,7 @@ def test_mistakes_are_refused(read, old, new, words):
 
 def test_scalars_and_starts_are_checked(read):
     letter = SCALARS.replace("separation = 1.1", 'separation = "b"')
-    with pytest.raises(ExpressionRefused, match="learns a scalar of this name"):
+    with pytest.raises(ExpressionRefused, match="this name belongs to a scalar"):
         read(letter + "\n[parameters]\nb = 1.0\n")
     begun = SCALARS[: SCALARS.index("[start]")]
     with pytest.raises(BadParameter, match="a rule starts from its overlaps"):

@@ -346,7 +346,7 @@ REFUSED = {
     "not causal": ("M_at", eq.M[eq.t + 1, eq.x.j, eq.x.r]),
     "is not causal": ("M_at", sp.Sum(eq.M[eq.u, eq.x.j, eq.x.r], (eq.u, 0, eq.t + 1))),
     "linear": ("h_at", eq.driving[eq.t, eq.x.j] ** 2),
-    "known are those before t": (
+    "only those before t are known": (
         "h_at", sp.Sum(eq.g_at[eq.s, eq.x.j], (eq.s, 0, eq.t))
     ),
     "not an average over samples": ("g_star", Expectation(eq.g_at[eq.t, eq.x.j] ** 3)),

@@ -144,7 +144,7 @@ def test_a_kernel_of_noise_is_not_drawn():
     record.error["resp"][:] = 100.0
     panel = plot(record)[1, 1]
     assert not panel.axison
-    assert "errors are above the values" in panel.texts[0].get_text()
+    assert "errors exceed the values" in panel.texts[0].get_text()
 
 
 @pytest.mark.parametrize("width", ["column", "page"])

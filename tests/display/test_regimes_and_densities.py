@@ -110,7 +110,5 @@ def test_curves_of_records_without_time():
 def test_single_numbers_are_refused_with_an_alternative():
     line = dmft.Committee(z, 1)
     found = dmft.erm(dmft.Model(line, line, label_noise=1), "squared", 2.0, 0.5)
-    with pytest.raises(
-        dmft.errors.BadParameter, match=r"not ERM, whose numbers print shows.*lines="
-    ):
+    with pytest.raises(dmft.errors.BadParameter, match=r"not ERM; print shows its numbers.*lines="):
         dmft.plot(found)

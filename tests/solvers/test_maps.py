@@ -180,7 +180,7 @@ def test_thinning_is_said(monkeypatch):
     monkeypatch.setattr("dmft.solvers.run.SAVED_BYTES", 0)  # the floor: 1000 rows
     run = powers(1.0, 5000)
     assert 500 <= len(run) <= 1002
-    assert run.message == "reached t = 5000; saved: each 8th step (save_at chooses others)"
+    assert run.message == "reached t = 5000; saved: each 8th step (choose others by save_at)"
     assert set(np.diff(run.t)) == {8.0}
 
 

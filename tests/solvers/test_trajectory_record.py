@@ -93,7 +93,7 @@ def test_foreign_files_are_refused(tmp_path):
     h5netcdf = pytest.importorskip("h5netcdf")
     with h5netcdf.File(tmp_path / "other.nc", "w") as file:
         file.attrs["title"] = "rain"
-    with pytest.raises(BadParameter, match="damaged or foreign file: it does not say"):
+    with pytest.raises(BadParameter, match="damaged or foreign file: it does not record its kind"):
         Trajectory.load(tmp_path / "other.nc")
     with pytest.raises(BadParameter, match="no file"):
         Trajectory.load(tmp_path / "none.nc")

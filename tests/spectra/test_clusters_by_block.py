@@ -262,7 +262,7 @@ def test_arrays_of_nodes_are_not_read_behind_their_loop() -> None:
     (second,) = (d for d in found if d.name == "root_in_2")
     found.remove(second)
     at = next(n for n, d in enumerate(found) if d.name == "lambda_at_in_1")
-    with pytest.raises(AssertionError, match="reads lambda_at_in_1 behind the loop"):
+    with pytest.raises(AssertionError, match="reads lambda_at_in_1 after the loop"):
         check_chunks([*found[: at + 1], second, *found[at + 1 :]])
 
 

@@ -176,7 +176,7 @@ def test_a_search_without_starts_finds_the_plateau_and_the_solution():
     assert PLATEAU[1.0][3] == pytest.approx(risks[1], abs=1e-8)
     assert max(abs(p.overlaps.Q).max() for p in found) < 2.0
     far = [p for p in found.tried if p.overlaps.Q.max() > 1e3]
-    assert all(p.status == "not_converged" and "decay to zero" in p.message for p in far)
+    assert all(p.status == "not_converged" and "decay towards zero" in p.message for p in far)
 
 
 def test_the_plateau_of_a_flow_is_listed_once():

@@ -166,14 +166,14 @@ def _refusal(file: BinaryIO, index: int, count: int) -> str:
         answer = lock(fcntl.F_WRLCK, start, end - start, fcntl.F_OFD_GETLK)
         if answer[0] != fcntl.F_UNLCK:
             other = "all points" if answer[2] == 1 else f"{answer[2]} parts"
-            return f"another sweep is running, of {other},"
+            return f"another sweep, of {other}, is running"
     try:
         lock(fcntl.F_WRLCK, PARTS + index, 1, fcntl.F_OFD_SETLK)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
         whose = "" if count == 1 else f", for part {index} of {count},"
-        return f"another sweep is running{whose}"
+        return f"another sweep{whose} is running"
     return ""
 
 

@@ -21,10 +21,10 @@ LAYOUT = """\
 Layout:
 {layout}
 
-Compile with  cc -std=c99 -O2 -ffp-contract=off -c FILE.c  (fused products move differences that
-are zero where fields coincide); the comparison with stored values is
+Compile with  cc -std=c99 -O2 -ffp-contract=off -c FILE.c  (fused products perturb differences that
+vanish where fields coincide); the comparison with stored values is
   cc -std=c99 -O2 -ffp-contract=off -DDMFT_TEST FILE.c -lm -o test && ./test
-Functions return 0, or 1 where memory is short. They keep nothing between calls.
+Functions return 0, or 1 if memory cannot be allocated. They keep no state between calls.
 */
 
 #include <math.h>
@@ -207,7 +207,7 @@ def defaults(system: System) -> list[str]:
     values = ["NAN" if v is None else repr(v) for v in system.defaults.values()] or ["0.0"]
     return [
         "",
-        "/* Declared values of the parameters; NAN where a run has to give one. */",
+        "/* Declared values of the parameters; NAN for those without a default. */",
         f"const double PARAMETERS[] = {{{', '.join(values)}}};",
         "",
     ]

@@ -173,7 +173,7 @@ In Node        the same, or require("./FILE.js") from version 20.19 on;
 """
 
 PARAMETERS = """
-// Declared values of the parameters; null where a run has to give one.
+// Declared values of the parameters; null for those without a default.
 export const PARAMETERS = {parameters};
 
 function numbers(given) {{

@@ -102,9 +102,9 @@ def unknown(calls: Iterable[str], known: Iterable[str], language: str) -> None:
     missing = sorted({c for c in calls if not c.startswith(TABLE)} - set(known))
     if missing:
         raise NotClosed(
-            f"{', '.join(missing)} is not exported to {language}; covered are + * powers, square "
-            f"roots, functions of the parameters and {', '.join(sorted(known))}"
-            + ("" if language == "Python" else "; a .py file has more")
+            f"{', '.join(missing)} is not exported to {language}; supported are + * powers, "
+            f"square roots, functions of the parameters and {', '.join(sorted(known))}"
+            + ("" if language == "Python" else "; a .py file supports more")
         )
 
 

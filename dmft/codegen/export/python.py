@@ -36,12 +36,12 @@ READOUTS = ("readout", "teacher_readout")
 # What Python and JAX files share: parameters, and the comparison with stored values.
 NUMBERS = '''
 
-# Declared values of the parameters; None where a run has to give one.
+# Declared values of the parameters; None for those without a default.
 PARAMETERS = {parameters}
 
 
 def numbers(given):
-    """Values of all parameters; refuses names that the equations do not read."""
+    """Values of all parameters; raises TypeError for unknown names."""
     unknown = sorted(set(given) - set(PARAMETERS))
     if unknown:
         raise TypeError(f"unknown parameter {{unknown[0]!r}}; known are {{sorted(PARAMETERS)}}")

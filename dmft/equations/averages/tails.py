@@ -286,7 +286,7 @@ def check_tails(
     grows = may_outgrow(definitions, wanted)
     if grows and outgrows(on_nodes, state, values, rule, wanted):
         raise BadParameter(
-            "an average over samples is infinite at these overlaps, or next to it: the "
+            "an average over samples is infinite or nearly infinite at these overlaps: the "
             "integrand grows faster than the normal density of the fields decays; use a loss "
             "and functions that grow more slowly, or shorter weights"
         )

@@ -525,8 +525,9 @@ class EscapeFormula(InLatex, Explained, Short):
             share = float(values[x.gamma] / limit)
             if self.exponent >= 3 and share > UNRELIABLE_SHARE:
                 warnings.warn(
-                    f"at {share:.2g} of the largest learning rate that escapes the noise of the "
-                    "samples decides when single runs escape (heavy tails; means of 1.3 to 2.5 "
+                    f"at {share:.2g} of the largest learning rate with an escape, the noise of "
+                    "the samples determines when single runs escape (heavy tails; means of 1.3 "
+                    "to 2.5 "
                     "times this at the optimal rate): use .mean_time and .std, or dmft.simulate",
                     AccuracyWarning,
                     stacklevel=3,

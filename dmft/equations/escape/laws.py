@@ -298,7 +298,7 @@ def validity_text(law: Law, length: sp.Expr, rates: Rates | None) -> str:
     if law.kind == "power":
         lines.append(
             "At more than half of the maximal rate the noise dominates and times are heavy tailed. "
-            "At the optimal one (0.7153 of it), for a matched third Hermite polynomial, the mean "
+            "At the optimal rate (0.7153 of it), for a matched third Hermite polynomial, the mean "
             "from a fixed m_0 = d^(-1/2) is 1.55 times this time and from random starts 2.3 times "
             "(large d, mean first passage; 1.63 and 2.51 at d = 100, where 400 and 200 overlap "
             "chains gave 1.68 +- 0.09 and 2.51 +- 0.14): use .mean_time or dmft.simulate."
@@ -315,12 +315,13 @@ def _rates(maximal: sp.Expr, optimal: sp.Expr | None, perfect: sp.Expr | None) -
         return lines
     lines.append(
         f"The perfect solution is stable for gamma < {_shown(perfect)} "
-        f"(fastest learning near half of it, {_shown(perfect / 2)}): above, students that have "
-        "escaped align with each other, and the risk rises again after a small dip."
+        f"(fastest learning near half of it, {_shown(perfect / 2)}): above it, students that "
+        "have escaped align with each other, and the risk rises again after a small dip."
     )
     if optimal is not None and (optimal - perfect).is_number and optimal > perfect:
         lines.append(
-            "Here the fastest weak recovery lies above that limit: it learns nothing in the end."
+            "Here the rate of the fastest weak recovery lies above that limit: at this rate "
+            "nothing is learned in the end."
         )
     return lines
 

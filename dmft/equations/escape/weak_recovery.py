@@ -446,7 +446,7 @@ class WeakRecovery(InLatex, Shown):
             if rate <= 0.0:
                 raise BadParameter(
                     f"|m| settles below {m:.3g} at this learning rate, before the threshold "
-                    f"{overlap:g}: lower one of them"
+                    f"{overlap:g}: lower the rate or the threshold"
                 )
             total += float(weight) * overlap / 2.0 / rate
         return total

@@ -259,8 +259,8 @@ NUMBERS = (
     Meaning(("e",), r"$e = y - f$ is the residual of a sample"),
     Meaning(
         ("g", "samples_per_dim", "M^1"),
-        r"$g_j$ is the derivative of a sample's loss by $h_j$, $\alpha$ the number of samples per "
-        r"dimension, $\eta$ the learning rate, $M^1$ the overlap after one step",
+        r"$g_j$ is the derivative of a sample's loss with respect to $h_j$, $\alpha$ the number "
+        r"of samples per dimension, $\eta$ the learning rate, $M^1$ the overlap after one step",
     ),
 )
 

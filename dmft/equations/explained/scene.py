@@ -268,7 +268,8 @@ def check_blocks(model: Model) -> None:
     if model.spectrum is not None and model.clusters is not None:
         raise BadParameter(
             "explanations are available for clusters with one variance each, without a spectrum; "
-            "these have one for each block: explain the same model with scales of shape (C,)"
+            "these clusters have one for each block: explain the same model with scales of shape "
+            "(C,)"
         )
 
 

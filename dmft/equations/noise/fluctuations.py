@@ -262,7 +262,7 @@ class Noise(Fluctuations):
             raise BadParameter(
                 "explicit() writes the covariance of the increments out for polynomial "
                 "activations, losses that are quadratic in f and y, single gradients and "
-                "x ~ N(0, I_d) only; evaluate(...) gives it in numbers"
+                "x ~ N(0, I_d) only; evaluate(...) computes it numerically"
             )
         moments = closed_moments(self.model, self.algorithm, widths, constants)
         known = {moments.unrolled.state(*entry): entry for entry in moments.entries}

@@ -78,7 +78,7 @@ class Lengths(sp.Expr):
 
     def _sympystr(self, printer: Any) -> str:
         inside = printer.doprint(self.function)
-        return f"(⟨{inside}⟩ at s = |x|²/d less that at s = 1)"
+        return f"(⟨{inside}⟩ at s = |x|²/d minus that at s = 1)"
 
     def _latex(self, printer: Any) -> str:
         inside = printer.doprint(self.function)

@@ -78,7 +78,7 @@ def check_repeated(
         )
     once = algorithm.rule.passes > 1
     if region not in DISPLACED_LIMITS[: 1 if once else 2]:
-        why = "as gamma vanishes every pass sees the same fields: it is SGD" if once else ""
+        why = "as gamma vanishes all passes have the same fields, as plain SGD" if once else ""
         raise BadParameter(
             f"scaling {region!r} is not derived with {described(algorithm)}"
             + (f" ({why})" if why and region == "gradient-flow" else "")
@@ -146,7 +146,7 @@ def limit(
     if name == "mean-field" and equations.averages:
         raise NotClosed(
             "the wide reduction needs averages with closed forms or tables of one and two fields; "
-            f"open is {equations.averages[0]}"
+            f"this average has neither: {equations.averages[0]}"
         )
     _ = equations.parameters  # refuses clashing symbols before anything is computed
     return equations

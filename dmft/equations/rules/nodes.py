@@ -173,7 +173,7 @@ def _legendre(dim: int, points: int, split: bool) -> NodeRule:
         weight = weight * np.cosh(t) * np.exp(-(axis**2) / 2)
         weight /= weight.sum()
     normal, whole = _product([(axis, weight)] * dim)
-    label = f"{axis.size} Gauss-Legendre nodes an axis in {dim} dimensions"
+    label = f"{axis.size} Gauss-Legendre nodes per axis in {dim} dimensions"
     label += ", split at kinks" if split else ""
     return NodeRule(np.ascontiguousarray(normal), whole, "gauss-hermite", label)
 
@@ -187,7 +187,7 @@ def exact_product(axes: Sequence[tuple[Array, Array] | None], degree: int) -> No
     for n in (exact_points(degree), exact_points(degree) + 1):
         z, w = np.polynomial.hermite_e.hermegauss(n)
         normal, weight = _product([(z, w / w.sum()) if a is None else a for a in axes])
-        rules.append(NodeRule(normal, weight, "gauss-hermite", f"product with {n} nodes an axis"))
+        rules.append(NodeRule(normal, weight, "gauss-hermite", f"product with {n} nodes per axis"))
     return replace(rules[0], groups=(rules[1],))
 
 

@@ -146,8 +146,8 @@ def joint_rule(length: int, nodes: int | None = None, replicas: int = 8, seed: i
 
 INSTEAD = {
     "fixed points": "for a sequence model use dmft.landscape(model), the minima of its risk",
-    "linear noise": "paths of a sequence model spread as dmft.solve(equations, start, t_max, "
-    "paths=..., dt=...) says",
+    "linear noise": "for the spread of paths of a sequence model use dmft.solve(equations, "
+    "start, t_max, paths=..., dt=...)",
 }
 
 

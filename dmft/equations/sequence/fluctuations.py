@@ -41,7 +41,7 @@ TERM = "finite_dimension"
 NO_DIRECTION = 1e-13
 
 RADIAL, SQUARE, LENGTH = sp.symbols("r q K", real=True)
-LENGTH_IS = "K + {count} q is the squared length of G in the span of w and what it is aligned with"
+LENGTH_IS = "K + {count} q is the squared length of G in the span of w, w* and the positions"
 
 
 @dataclass(frozen=True)

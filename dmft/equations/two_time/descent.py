@@ -509,7 +509,7 @@ def derive_flow(model: Model, algorithm: GradientDescent) -> DescentEquations:
         "batch": ("parts of the samples average out", algorithm.batch is not None),
         "momentum": ("momentum only divides time by 1 - momentum", algorithm.momentum != 0),
         "temperature": (
-            "noise is added in finite steps: derive the descent, with a small one",
+            "noise is added in finite steps: derive the descent with a small learning rate",
             algorithm.temperature != 0,
         ),
         "readout_rate": (

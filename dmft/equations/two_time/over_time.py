@@ -72,9 +72,9 @@ def over_time(equations: Descent, given: Mapping[str, Any], steps: int) -> OverT
 
 # Parameters whose terms are left out where they were declared as zero.
 _UNREAD = {
-    "momentum": "no momentum, derive with GradientDescent(momentum=...)",
-    "readout_rate": "fixed readouts, derive with GradientDescent(readout_rate=...)",
-    "label_noise": "labels without noise, declare Model(label_noise=...)",
+    "momentum": "no momentum; derive with GradientDescent(momentum=...)",
+    "readout_rate": "fixed readouts; derive with GradientDescent(readout_rate=...)",
+    "label_noise": "labels without noise; declare Model(label_noise=...)",
 }
 
 
@@ -95,7 +95,7 @@ def schedules_of(equations: Descent, given: Mapping[str, Any]) -> dict[str, sp.E
         if callable(value) and not isinstance(value, sp.Basic):
             raise BadParameter(
                 f"{name} is a function; pass an expression in sympy.Symbol('t'), the number of "
-                "steps before, as 0.5 / (1 + t / 10)"
+                "previous steps, as 0.5 / (1 + t / 10)"
             )
         if not isinstance(value, sp.Expr) or value.is_number:
             continue

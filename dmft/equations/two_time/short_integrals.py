@@ -327,8 +327,8 @@ class ShortIntegrals:
             value = expr.xreplace(values)
             if value.has(sp.zoo, sp.nan) or not value.is_real:
                 raise BadParameter(
-                    f"{d.target} is {value}: a row has no length after its step, and no division "
-                    "puts it on the sphere; use another learning_rate or ridge"
+                    f"{d.target} is {value}: a row has no positive length after its step and "
+                    "cannot be rescaled to the sphere; use another learning_rate or ridge"
                 )
             value = value if value.is_Rational else sp.N(value, DIGITS)  # lengths are roots
             self.numbers[d.name, (*times, *(n + 1 for n in place))] = Number(value, error)

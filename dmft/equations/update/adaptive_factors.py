@@ -224,7 +224,8 @@ def check_spectrum(model: Model, algorithm: SGD | GradientFlow) -> None:
         )
     if own and name == "AdaGrad":
         raise BadParameter(
-            f"{name} begins with the same initial in every coordinate, so that its steps do not "
+            f"{name} begins with the same value initial= in every coordinate, so that its steps "
+            "do not "
             "scale with their variances: it is derived for a Spectrum of independent coordinates"
         )
     eps = getattr(algorithm, "eps", 0)

@@ -245,8 +245,8 @@ def program_of(
     found = write(Writer(model, algorithm, noisy, label, square, cluster, averaged))
     if not isinstance(found, Program):
         raise BadParameter(
-            f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it returns "
-            "a Program, as of writer.whole(...) or writer.program()"
+            f"psi of {type(rule).__name__}: {write.__name__} returned {shown(found)}; it must "
+            "return a Program, as writer.whole(...) or writer.program() does"
         )
     return replace(found, students=found.students or reads_sign(model, found, cluster))
 

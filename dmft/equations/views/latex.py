@@ -83,7 +83,8 @@ OBSERVED = {x.loss: "expected loss", x.error_rate: "probability of a wrong sign"
 WORDS = {
     r"\Theta\left(": r"$\Theta$ is the step function.",
     r"\delta\left(": r"$\delta$ is the Dirac delta function.",
-    r"\Omega^{+}": r"$\Omega^{+}$ is the inverse of $\Omega$, on its range where it is singular.",
+    r"\Omega^{+}": r"$\Omega^{+}$ is the inverse of $\Omega$, or its pseudoinverse if $\Omega$ "
+    r"is singular.",
 }
 
 

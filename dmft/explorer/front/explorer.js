@@ -10,7 +10,7 @@ import { documentOf, download, filled, formula, fragmentOf, png, readFragment, t
 const GROUPS = { parameters: "Parameters", student: "Student", start: "Start", time: "Time" };
 const STATUS = {
     ok: "reached the final time", event: "ended by an event", diverged: "diverged",
-    nonfinite: "left the numbers that a computer has", left_domain: "left the domain of the equations",
+    nonfinite: "exceeded the range of floating-point numbers", left_domain: "left the domain of the equations",
     tolerance_not_met: "missed its tolerance", max_steps: "ran out of steps", timeout: "ran out of time",
     interrupted: "was interrupted", not_converged: "did not converge",
 };
@@ -456,7 +456,7 @@ export class Explorer {
         const answer = await this.backend.ask(this.question("simulate")).catch((error) => ({ error: String(error) }));
         this.simulateButton.disabled = false;
         if (answer.error) return this.say(answer.error, "error");
-        if (number !== this.moves) return this.say("The settings changed: these points belong to other values.");
+        if (number !== this.moves) return this.say("The settings changed: these points were computed for other values.");
         this.points = answer;
         this.draw();
         this.say(`Points: mean of ${answer.runs} runs in ${answer.dim} dimensions, bars one standard error.`);
@@ -573,7 +573,7 @@ export class Explorer {
         const template = this.description[language];
         if (!template) {
             this.say(`This declaration cannot be written as ${language === "python" ? "Python" : "TOML"} here: `
-                + "it holds parts that have no text of their own; the script or file it came from has them.", "warning");
+                + "it contains parts that cannot be written as text; use the original script or file.", "warning");
             return;
         }
         const page = { ...this, start: this.run?.start };

@@ -30,7 +30,7 @@ export function integrate(f, start, times, { rtol = 1e-8, atol = 1e-10, maxSteps
     let t = 0, saved = 1, steps = 0;
     const stop = (status, message) => ({ rows, status, message, steps });
     f(y, k[0]);
-    if (!k[0].every(Number.isFinite)) return stop("nonfinite", "the rates at the start are no numbers");
+    if (!k[0].every(Number.isFinite)) return stop("nonfinite", "the rates at the start are not finite");
     let h = firstStep(y, k[0], end, rtol, atol);
     while (saved < times.length) {
         if (++steps > maxSteps) return stop("max_steps", `${maxSteps} steps did not reach the final time`);

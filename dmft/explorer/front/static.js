@@ -65,7 +65,7 @@ export function staticBackend(system, description, stored) {
         equations({ off }) {
             const key = [...off].sort().join();
             const found = stored.equations[key];
-            return found ?? { error: "this page does not hold the equations without exactly these terms; the curves are of them" };
+            return found ?? { error: "this page has no text of the equations without these terms; the curves are computed without them" };
         },
         diagram(question) {
             const { x, y } = question;
@@ -106,7 +106,7 @@ export function startOf(values, stored) {
     }
     const key = stored.start === "random" ? `${values.width ?? stored.width}/${values.dim}/${values.seed}` : "given";
     const base = stored.starts[key];
-    if (!base) throw new Error(`this page holds no start of width, dimension and seed ${key}`);
+    if (!base) throw new Error(`this page contains no start with width, dimension and seed ${key}`);
     const { size = 1, overlap = 0 } = values;
     return size === 1 && overlap === 0 ? base : tilted(base, overlap, size);
 }

@@ -145,8 +145,8 @@ def checked_law(mean: Sequence[Fraction], cov: Sequence[Sequence[Fraction]]) -> 
     if lowest < 0:
         pivot = sp.N(rational(lowest), 3)  # which a float may not hold
         raise InvalidCovariance(
-            f"the exact covariance is not positive semi-definite: pivot {pivot}. A "
-            "float is taken as the binary fraction that it holds; write singular covariances in "
+            f"the exact covariance is not positive semi-definite: pivot {pivot}. A float is "
+            "taken as an exact binary fraction; write singular covariances in "
             "sympy.Rational"
         )
     return RationalLaw(tuple(mean), tuple(tuple(row) for row in cov))

@@ -48,7 +48,8 @@ class Label:
         """The channel of a label of one field."""
         if self.width > 1:
             raise BadParameter(
-                f"{self.expr} is a function of {self.width} fields: this needs a label of one"
+                f"{self.expr} is a function of {self.width} fields: this requires a label of one "
+                "field"
             )
         self.check_numbers()
         noise, flip = float(self.noise), float(self.flip)

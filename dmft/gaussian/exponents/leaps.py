@@ -370,7 +370,7 @@ class _Engine:
                 step = LeapStep(order, directions, *entry, error, largest_zero, rest)
                 return replace(step, coefficients=tuple(entries))
         raise BadParameter(
-            f"{self.coefficients.expr} depends on directions that show in no tensor up to order "
+            f"{self.coefficients.expr} depends on directions that appear in no tensor up to order "
             f"{MAX_ORDER} above {THRESHOLD}"
         )
 

@@ -89,8 +89,8 @@ class SequenceExponent(Exponent):
         where = f" at e = {list(self.means)}" if any(self.means) else ""
         if self.witness is None:
             return (
-                f"{self.name} oo: no order up to {len(self.overlaps) - 1} of {self.target} is "
-                f"seen by this student{where}; nothing is learned in those"
+                f"{self.name} oo: no order up to {len(self.overlaps) - 1} of {self.target} "
+                f"affects the risk of this student{where}; nothing is learned from these orders"
             )
         k = int(self)
         how = (

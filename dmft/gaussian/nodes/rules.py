@@ -462,7 +462,7 @@ def _halved_product(dim: int, points: int) -> NodeRule:
     else:
         normal, weight = first[None], share
     kept = weight > SMALLEST_WEIGHT
-    label = f"{points} Gauss-Hermite nodes an axis in {dim} dimensions, the first axis in halves"
+    label = f"{points} Gauss-Hermite nodes per axis in {dim} dimensions, the first axis in halves"
     return NodeRule(np.ascontiguousarray(normal[:, kept]), weight[kept], "gauss-hermite", label)
 
 
@@ -508,5 +508,5 @@ def _product(
     weight = np.prod(np.meshgrid(*[w] * dim, indexing="ij"), axis=0).ravel()
     kept = weight > smallest
     normal, weight = _half(normal[:, kept], weight[kept], even)
-    label = f"{points} {name} nodes an axis in {dim} dimensions"
+    label = f"{points} {name} nodes per axis in {dim} dimensions"
     return NodeRule(np.ascontiguousarray(normal), weight, "gauss-hermite", label)

@@ -348,7 +348,7 @@ class _Builder:
         body += [series, np.array(self.kinks)]
         head[7] = max(self._claim(rough, small), error)
         if head[7] > LARGEST_ERROR:
-            raise refuse(self.factor, f"a table of it would be off by {head[7]:.1e}, relative")
+            raise refuse(self.factor, f"a table of it would have the relative error {head[7]:.1e}")
         return np.concatenate([head, *body])
 
     def _series(self, table: Array, small: float, room: int) -> tuple[Array, float]:

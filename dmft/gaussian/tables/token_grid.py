@@ -121,8 +121,8 @@ class GridFunctions:
                 )
             if f.has(*SWITCHES):
                 raise BadParameter(
-                    f"{f} has kinks: functions of several tokens are averaged where they are "
-                    "smooth; a network of the mean field (dmft.SequenceNetwork) may have them"
+                    f"{f} has kinks: only smooth functions of several tokens can be averaged; a "
+                    "network of the mean field (dmft.SequenceNetwork) may have kinks"
                 )
         self.functions = tuple(functions)
         self._call: Any = sp.lambdify(fields, list(functions), MODULES, cse=True)

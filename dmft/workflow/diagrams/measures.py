@@ -110,7 +110,7 @@ class EquationMeasure:
             raise BadParameter(f"overlap = {reach!r} is a cosine: 0 < overlap <= 1")
         if reach is not None and self.name not in BY_OVERLAP:
             raise BadParameter(
-                f"overlap = {reach!r} is read by the measures {' and '.join(BY_OVERLAP)}, not by "
+                f"overlap = {reach!r} is used by the measures {' and '.join(BY_OVERLAP)}, not by "
                 f'"{self.name}": leave it out'
             )
 
