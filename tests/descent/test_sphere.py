@@ -117,7 +117,7 @@ def test_a_row_without_length_is_a_status():
     assert run.status == "left_domain"
     assert "which cannot be normalised" in run.message
     assert run.t.size == 1
-    with pytest.raises(BadParameter, match="a row has no length after its step"):
+    with pytest.raises(BadParameter, match="a row has no positive length after its step"):
         dmft.short_times(equations).evaluate(dmft.Overlaps([[1.0]], [[0.1]]))
 
 

@@ -223,7 +223,7 @@ def test_batches_between_two_times() -> None:
     q, m = solve_ivp(rates, (0, 4), [0.5, 0.2], rtol=1e-10, atol=1e-12, max_step=0.05).y[:, -1]
     assert run.risk[-1] == pytest.approx((1.0 + q - 2.0 * m) / 2.0, rel=1e-6)
     assert run.samples(1000)[-1] == 4000.0
-    with pytest.raises(BadParameter, match="counts samples"):
+    with pytest.raises(BadParameter, match="number of samples"):
         run.steps(1000)
 
 
