@@ -121,7 +121,16 @@ class Equations(Short, System):
             return definitions
         from dmft.equations.averages.nodes import discretise
 
-        return discretise(definitions)
+        return discretise(definitions, alone=bool(self._sums))
+
+    @cached_property
+    def _sums(self) -> tuple[NDArray[np.float64], ...]:
+        """Sums of error functions in stochastic equations without nodes, longest first."""
+        if not (self.noise and self.averages) or self.is_written_out:
+            return ()
+        from dmft.equations.averages.neighbour import sums_alone
+
+        return sums_alone(self.averages)
 
     @cached_property
     @in_turn
@@ -180,6 +189,13 @@ class Equations(Short, System):
         polynomial = [0 <= a.law.degree < sp.oo for a in self.averages]
         if self.averages and all(polynomial):
             parts.append("averages of polynomials by Gauss-Hermite rules, exact in few dimensions")
+        elif self._sums:
+            from dmft.equations.averages.neighbour import NOISE_TERMS
+
+            parts.append(
+                f"averages without closed form with sums of {NOISE_TERMS} error functions instead "
+                "of the activations"
+            )
         elif self.averages:
             parts.append("averages without closed form on nodes, their error estimated in each run")
         elif not tabled:
@@ -327,14 +343,24 @@ class Equations(Short, System):
             rates = [self._on_rule(start, values, group) for group in groups]
             for name, rate in value.items():
                 errors[name] = errors[name] + rule.error(rate, [r[name] for r in rates])
+            if self._sums:
+                from dmft.gaussian.nodes.rules import spread
+
+                shorter = [rule.with_mixture(y) for y in self._sums[1:]]
+                rates = [self._on_rule(start, values, other) for other in shorter]
+                for name, rate in value.items():
+                    errors[name] = errors[name] + spread("mixture", rate, [r[name] for r in rates])
         return self.noise.shared(errors) if self.noise else errors
 
     def rule(self, start: Overlaps, options: Mapping[str, Any]) -> NodeRule:
         """Nodes at the widths of a start; reads the options `nodes`, `replicas` and `seed`."""
         if self.noise:
+            shared = self.noise.rule(_fields(start), options)
+            if self._sums:
+                return shared.with_mixture(self._sums[0])
             from dmft.equations.averages.neighbour import mixtures_of, of_neighbour
 
-            shared, near = self.noise.rule(_fields(start), options), mixtures_of(self.averages)
+            near = mixtures_of(self.averages)
             return shared.with_mixture(of_neighbour(near)) if near else shared
         if self.is_written_out:
             chosen = {n: options[n] for n in NODE_OPTIONS if options.get(n) is not None}

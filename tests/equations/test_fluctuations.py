@@ -290,6 +290,25 @@ def test_half_a_lattice_of_four_fields_says_its_error(act):
         assert np.all(np.abs(fine - sobol) <= 1.5 * spread + 0.01 * value.max())
 
 
+@pytest.mark.cases(1)
+@pytest.mark.parametrize("act", [sp.tanh(Z), 1 / (1 + sp.exp(-Z))], ids=["tanh", "logistic"])
+def test_drift_by_sums_of_error_functions_is_that_without_noise(act):
+    """Against Sobol points, and against sums of nine terms, of the equations without noise."""
+    model = dmft.Model(dmft.Committee(act, 2), dmft.Committee(act, 2), label_noise=0.3)
+    eqs = dmft.derive(model, dmft.SGD(0.5), dim=500, fluctuations=True).without("finite_size")
+    plain = dmft.derive(model, dmft.SGD(0.5))
+    assert "error functions" in eqs.approximation
+    for size in (0.1, 1.0, 2.0):
+        Q = size**2 * np.array([[1.2, 0.2], [0.2, 0.9]])
+        start = dmft.Overlaps(Q, size * np.array([[0.7, 0.1], [0.2, 0.6]]))
+        drift, error = eqs.evaluate(start)["Q"], eqs.evaluate_error(start)["Q"]
+        assert np.all(np.abs(drift - plain.evaluate(start, nodes=9)["Q"]) <= error)
+        points = {"nodes": 8192, "replicas": 8}
+        sobol, spread = (f(start, **points)["Q"] for f in (plain.evaluate, plain.evaluate_error))
+        assert np.all(np.abs(drift - sobol) <= error + 1.5 * spread)
+        assert error.max() < 3e-6
+
+
 def test_latex_and_text_show_the_covariance():
     eqs = equations(SQUARE, constraint="sphere")
     assert r"\Sigma = \mathrm{Cov}" in eqs.latex(form="structured")

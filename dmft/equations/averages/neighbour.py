@@ -30,6 +30,9 @@ from dmft.model import FIELD
 # Terms of the shortest sum, which only tells errors, of a neighbour of what is on nodes, and of the
 # longest sum.
 LEAST, TERMS, MOST_TERMS = 2, 3, 9
+# Terms of the sums that stochastic equations read: the error for tanh, 2e-9 at fields of order one,
+# is far below that of the covariance on nodes.
+NOISE_TERMS = 5
 # Worse fits do not pay for the second evaluation at the nodes.
 WORST_FIT = 3e-2
 # Sums with a smaller error are exact: those of more terms have weights of zero.
@@ -183,6 +186,16 @@ def mixtures_of(found: Sequence[Expectation]) -> tuple[Array, ...]:
 def of_neighbour(sums: Sequence[Any]) -> Any:
     """The sum of `TERMS` error functions among those that `erf_mixtures` gives."""
     return sums[min(TERMS - LEAST, len(sums) - 1)]
+
+
+def sums_alone(found: Sequence[Expectation]) -> tuple[Array, ...]:
+    """The sum that stochastic equations read instead of averages, and two shorter ones.
+
+    None where some average needs nodes: those of the covariance are there already.
+    """
+    every = mixtures_of(found)
+    last = NOISE_TERMS - LEAST
+    return every[last - 2 : last + 1][::-1] if len(every) > 1 else ()
 
 
 def takes_terms(mixtures: Sequence[Array], options: Mapping[str, Any]) -> bool:

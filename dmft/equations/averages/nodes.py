@@ -207,8 +207,11 @@ def _rule(
     return rules.normal_rule(dim, chosen.pop("nodes", sobol), **chosen)
 
 
-def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
-    """Replace all averages by sums over nodes; a system without averages stays as it is."""
+def discretise(definitions: Sequence[Definition], alone: bool = False) -> tuple[Definition, ...]:
+    """Replace all averages by sums over nodes; a system without averages stays as it is.
+
+    With `alone` those that have a closed neighbour become that, without the small difference.
+    """
     if not averages(definitions):
         return tuple(definitions)
     definitions = [
@@ -224,7 +227,8 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
     near = neighbours(found)
     if near and all(d.name != "c" for d in head):
         head += [d for d in block_definitions() if d.name == "c"]
-    work = Discretiser([*found, *near.values()])
+    found = [a for a in found if not (alone and a in near)]
+    work = Discretiser([*found, *([] if alone else near.values())])
     for d in definitions:
         if d.role == "sample":
             work.sample(d)
@@ -235,7 +239,8 @@ def discretise(definitions: Sequence[Definition]) -> tuple[Definition, ...]:
         closed = ErfSquare(x.Omega[x.i, x.n], x.c[x.i], x.mixture)
         head.append(define(x.S_closed[x.j, x.l], {"closed": closed}, "intermediate"))
     for average, other in near.items():
-        values[average] += x.S_closed[x.j, x.l] - work.average(other)
+        closed = x.S_closed[x.j, x.l]
+        values[average] = closed if alone else values[average] + closed - work.average(other)
     values |= {a: work.conditioned(c) for a, c in given.items()}
     values |= {a: values[b] for a, b in solved.items()}
     tail = [
