@@ -343,8 +343,9 @@ def landscape(
 
     Equation    strict local minima of R over {s^T G^+ s <= 1}, s = (m, e), with `gram` G (2, 2) of
                 (w*/sqrt(d), p): these are the stable fixed points of spherical gradient flow
-    Valid for   smooth risks; minima on the circle are told apart down to 2 pi / points, inside down
-                to a sixteenth of the radius. An attribute `error` of the risk widens differences
+    Valid for   smooth risks; two minima are resolved if they differ by 2 pi / points on the circle,
+                or by a sixteenth of the radius inside. The attribute `error` of a risk,
+                if any, is the accuracy of its values and sets the step of finite differences
     Source      theory/sequence A.4, D.4
     """
     if points < 8:
@@ -375,7 +376,8 @@ def landscape_boundary(
 ) -> float:
     """Value of a parameter at which a measure of the landscape of a family of risks changes.
 
-    The measure returns a number whose zero is wanted, or a bool or a str whose change is.
+    The boundary is the zero of a measure that returns a number, or the place where a bool or str
+    changes.
     """
     from scipy.optimize import bisect, brentq
 

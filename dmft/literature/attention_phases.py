@@ -81,7 +81,7 @@ def positional_semantic_diagram(a: ArrayLike, omega: ArrayLike) -> PositionalDia
     r"""Minima of the two-token attention at every (omega, a), with regions and boundaries.
 
     Shapes      a (na,) and omega (nw,); codes, number and best (nw, na), minima (nw, na, k)
-    Valid for   as `positional_semantic_regions`
+    Valid for   the same losses and parameters as `positional_semantic_regions`
     Source      [arnaboldi_2025]; theory/sequence D.5 to D.8
 
     Examples
@@ -259,7 +259,7 @@ def positional_semantic_risk(
         Its weight.
     loss : {"squared", "frobenius"}
         With "frobenius" E ||T - (1 - omega) T* - omega A||_F, values only and to 1e-4, by sums over
-        four fields (some 5 ms each).
+        four fields (about 5 ms each).
 
     Examples
     --------
@@ -312,9 +312,9 @@ def positional_semantic_boundaries(a: ArrayLike, loss: str = "squared") -> Bound
     ----------
     a : array
     loss : {"squared", "frobenius"}
-        1/2 E ||T - T*||_F^2, or E ||T - T*||_F as the published code trains: its curves come from
-        sums over four fields, to five digits, in seconds for each a. Fold, coexistence and
-        `transition` are known for the squared loss only and nan for the other.
+        1/2 E ||T - T*||_F^2, or E ||T - T*||_F, the loss of the published code. The curves of the
+        second are sums over four fields, accurate to five digits, and take seconds for each a; its
+        fold, coexistence and `transition` are not known (nan).
 
     Examples
     --------

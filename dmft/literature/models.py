@@ -112,7 +112,7 @@ def reusing_batches(
 
     Equation    f = (1/p) sum_j a_j max(0, h_j), y = tanh(h*_1 + He_3(h*_2)) + noise
     Scaling     full-batch descent, n = alpha d samples, t counts steps; the paper's f is a sum over
-                units, so that our a_j are p times its own (readout ones here: its 1/p)
+                units, so our a_j are p times the paper's (ones here are 1/p there)
     Source      [dandi_2024_reusing]
 
     Parameters

@@ -79,10 +79,10 @@ def reinforcement_perceptron(
     Parameters
     ----------
     decisions : int
-        T of an episode.
+        Number T of decisions in an episode.
     reward, penalty : float or sympy.Expr
     needed : int, optional
-        Right decisions that are rewarded; all by default.
+        Number of right decisions that is rewarded; by default all must be right.
     learning_rate : float or sympy.Expr
 
     Examples
@@ -293,7 +293,7 @@ def dropout(
     readout: Sequence[Any] = (1, 1), keep: Any = 0.5, noise: Any = 0,
     teacher: Sequence[Any] = (1,), learning_rate: Any = 1,
 ) -> UpdateField:  # fmt: skip
-    r"""Committee of erf units of which each step keeps some.
+    r"""Dropout in a committee of erf units: each step keeps a random part of the units.
 
     Equation    psi_j = a_j m_j sigma'(h_j) e, e = sum_r A_r sigma(k_r) + sqrt(noise) xi
                 - sum_l a_l m_l sigma(h_l), m_j = 1 with probability keep
@@ -362,7 +362,7 @@ def feedback_alignment(
 def continual_learning(
     replay: Any = 0, width: int = 2, readout_rate: Any = 1, learning_rate: Any = 0.5
 ) -> UpdateField:
-    r"""Two tasks with a teacher and a head each; `replay` is the share of steps of the second.
+    r"""Two tasks, each with a teacher and a head; `replay` is the fraction of steps on the second.
 
     Equation    task z = 1 with probability replay; psi_j = v_zj sigma'(h_j) e,
                 e = sigma(k_z) - sum_j v_zj sigma(h_j), dv_zj/dt = readout_rate <1(z) e sigma(h_j)>

@@ -381,8 +381,8 @@ def random_network(
 ) -> TwoTime:
     r"""Random recurrent network from random initial fields (Sompolinsky, Crisanti, Sommers).
 
-    Equation    dh/dt = -h + g J phi(h), J_ij ~ N(0, 1/N); C(t, s) = E h(t) h(s), and R(t, s) is
-                the response of the leak alone: an asymmetric J gives no other
+    Equation    dh/dt = -h + g J phi(h), J_ij ~ N(0, 1/N); C(t, s) = E h(t) h(s); R(t, s) is
+                the response of the leak, to which couplings without symmetry add nothing
     Scaling     t in membrane times; the fields start independent of J with the given variance
     Valid for   activations whose pair average has a closed form (erf, sin, polynomials), or a
                 table (tanh and others without symbols; 10 microseconds an average)
@@ -445,7 +445,7 @@ def ridge_flow(
                 response of e to its field
     Scaling     sum over samples, no 1/n; M = w w*/d, Q(t, t) = C(t, t) + M^2 / rho, training loss
                 D(t, t) / 2, population loss (Q - 2 M + rho + Delta) / 2
-    Source      Marchenko-Pastur gives the same curves in closed form, test of these equations
+    Source      theory/batch_reuse B.5 has the same curves in closed form (Marchenko-Pastur law)
 
     Parameters
     ----------

@@ -189,9 +189,10 @@ def squared_boundaries(a: ArrayLike) -> Boundaries:
 def positional_semantic_points() -> dict[str, tuple[float, float]]:
     r"""Special points (a, omega) of the phase diagram of the two-token attention.
 
-    tip (below it the semantic minimum alone), positional_end (the positional one is stable at
-    omega = 1), the two tricritical points, coexistence_end, equal_stability (both corners lose
-    stability), quadruple (direction and stability of the positional minimum cross).
+    tip (below it the semantic minimum is the only one), positional_end (end of the line at which
+    the positional minimum becomes stable, at omega = 1), the two tricritical points,
+    coexistence_end, equal_stability (both corners lose their stability), quadruple (the line of the
+    first direction crosses the line of the positional minimum).
 
     Source      theory/sequence D.7
 

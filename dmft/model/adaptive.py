@@ -131,10 +131,10 @@ class SignSGD(Adaptive):
       replaces sign(psi_j) lambda, and 2/pi asin(A_jl/sqrt(A_jj A_ll)) replaces
       sign(psi_j) sign(psi_l).
 
-    Valid for   inputs with independent coordinates (`Spectrum`), and of any covariance by
-                `Spectrum.under_signs`: the result depends on the basis
-                (coordinates with a finite share of the outputs: exact for linear networks;
-                otherwise `equations.approximation` reports their share)
+    Valid for   inputs with independent coordinates (`Spectrum`), and inputs of any covariance by
+                `Spectrum.under_signs`; the result depends on the basis. Coordinates that contribute
+                a finite share of the outputs are treated exactly for linear networks, otherwise
+                neglected (`equations.approximation` reports their share)
     Source      theory/structured_inputs 4.4
 
     Examples
@@ -202,10 +202,10 @@ class Adam(Adaptive):
 
     Notes
     -----
-    Valid for   independent coordinates; eps = 0 also for a fixed covariance in any basis
+    Valid for   independent coordinates; at eps = 0 also a fixed covariance in any basis
                 (`Spectrum.preconditioned` with P = diag(Sigma)^(-1/2); `initial` then refers to
-                inputs of variance one)
-                (coordinates with a finite share of the outputs: as for `SignSGD`)
+                inputs of variance one). Coordinates that contribute a finite share of the outputs
+                are treated as by `SignSGD`
     Source      theory/structured_inputs 4.5, (22)
 
     Examples

@@ -91,8 +91,8 @@ def scaling_law(
                 R = C_F t^(-(b-1)/alpha)/(1 - K) where (b-1)/alpha < 2 - 1/alpha, else
                 C_K t^-(2-1/alpha) int R_GF/(1 - K)^2, K = gamma tr Sigma/(2 d n_b)
     Scaling     t of the equations, steps * gamma/(p d)
-    Valid for   derived for alpha > 1, r > 0, a start at zero and no label noise, as t and d ->
-                infinity; fitted to a run for any other model with a `Spectrum`
+    Valid for   alpha > 1, r > 0, a start at zero and no label noise, as t and d -> infinity (the
+                law is derived); any other model with a `Spectrum` (it is fitted to a run)
     Source      theory/structured_inputs (11), (12)
 
     Parameters

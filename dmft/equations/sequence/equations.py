@@ -240,7 +240,7 @@ def initial_learning_rate(
     r"""Compute the largest learning rate at which a small overlap m grows.
 
     Equation    dm/dt = k D_k m^(k-1) - gamma N m / (2 n_b), so gamma < 2 n_b k D_k m^(k-2) / N;
-                with label noise N + Delta J. Untied: D_k of the best direction of the weights
+                with label noise N + Delta J. Untied: D_k at its best direction of the weights
     Scaling     at m ~ d^(-1/2) of a random start gamma ~ sqrt(d) (k = 1), of order one (k = 2),
                 d^(-(k-2)/2) for k > 2
     Valid for   small overlaps: higher orders of the drift and the change of N are neglected
