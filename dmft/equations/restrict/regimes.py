@@ -221,7 +221,7 @@ class Region:
     def condition(self) -> str:
         """Condition on the exponents, as text."""
         width = {True: ", delta > 0", False: ", delta = 0", None: ""}[self.wide]
-        return _between(self.lower, "kappa + delta", self.upper, "<=", str) + width
+        return _between(self.lower, "kappa + delta", self.upper, "≤", str) + width
 
     @property
     def condition_latex(self) -> str:
