@@ -131,7 +131,7 @@ class Summary:
 # Columns of a cell that others are aligned with, and those that a last cell has at least.
 WIDEST, LEAST_ROOM = 40, 24
 # Characters of a table in a column of a document; least and largest share of one of its columns.
-MOST_IN_COLUMN, SHARES = 44, (0.25, 0.8)
+MOST_IN_COLUMN, SHARES = 40, (0.2, 0.8)
 # How a notebook shows the cells of a table.
 CELL = 'style="text-align:left;vertical-align:top;padding:1px 10px 1px 0;border:none"'
 

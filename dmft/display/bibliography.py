@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy as sp
 
+from dmft.equations.views.explicit import ExplicitEquations
 from dmft.errors import BadParameter
 from dmft.model import FIELD, Committee, GradientDescent, Model, SequenceModel
 from dmft.names import BLOCK, KEPT
@@ -35,6 +36,7 @@ MIXTURES = "Equations of motion for two-layer networks on Gaussian mixtures"
 ATTENTION = "Equations of motion of single-layer attention"
 DESCENT = "Mean-field equations of gradient descent on repeated data"
 NETWORKS = "Dynamical mean-field equations of random networks"
+RESULTS = "These results"
 LIMITS = "State evolution and the free entropy of Bayes-optimal estimation"
 
 
@@ -44,10 +46,17 @@ def subject(record: Any) -> str:
         return ATTENTION
     if isinstance(getattr(record, "algorithm", None), GradientDescent):
         return DESCENT
+    if (source := getattr(record, "source", None)) is not None:
+        return RESULTS if source in ENTRIES else ""
+    if getattr(getattr(record, "model", None), "family", "") == "rule":
+        return ""
     kinds = {"two-time": NETWORKS, "static limit": LIMITS, "erm": ""}
     if getattr(record, "kind", "") in kinds:
         return kinds[record.kind]
     model = getattr(record, "model", None)
+    of_overlaps = model is not None or isinstance(record, ExplicitEquations)
+    if not of_overlaps and getattr(record, "algorithm", None) is None:
+        return ""
     if getattr(model, "clusters", None) is not None:
         return MIXTURES
     kept = {name.removeprefix(BLOCK) for name in getattr(record, "terms", ())} & {*KEPT}
@@ -66,6 +75,8 @@ def sources(record: Any) -> list[str]:
         "": [],
     }
     what = subject(record)
+    if what == RESULTS:
+        return [record.source]
     if what in known:
         return known[what]
     if what == NETWORKS:

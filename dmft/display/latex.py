@@ -353,6 +353,8 @@ def _sections(
     """What a document says about one record."""
     text = NAMES_OF_TERMS.sub("", fragment(record, width, notation, cite, rules))
     if not hasattr(record, "time_unit"):
+        if isinstance(lead := getattr(record, "lead", None), str):
+            return [f"{lead}\n{text}"]
         name = getattr(record, "name", "") if hasattr(record, "pairs") else ""
         return [f"The equations of the {name} are\n{text}" if name else text]
     if getattr(record, "family", "") == "rule":  # which is printed with its equations

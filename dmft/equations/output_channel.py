@@ -81,6 +81,8 @@ class OutputChannel(InLatex, Explained, Short):
     ['affine']
     """
 
+    source = "barbier_2019"  # key of the bibliography
+
     declared: Label
     label: sp.Expr
     fields: tuple[sp.Symbol, ...]

@@ -219,13 +219,21 @@ def _distributed(atoms: Sequence[Atom], place: int) -> tuple[Atom, ...]:
         return ()
     if width(factors) > SHORT_FACTOR or len(terms) > MOST_DISTRIBUTED or group.ends[0] in MEANS:
         return ()
+    number, letters = _leading_number(factors)
     parts = list[str]()
     for term in terms:
         own = term[0].text if term[0].text in ("+", "-") else ""
         rest = term[1:] if own else term
+        mine, more = _leading_number(rest)
+        bases = {re.split(r"[_^]", a.text)[0] for a in rest}
+        same = bases & {re.split(r"[_^]", a.text)[0] for a in parse(letters)}
+        if same or rest[0].shape == "frac":
+            return ()  # powers and fractions are not multiplied here
+        product = int(number) * int(mine)
+        whole = "" if product == 1 and letters + more else str(product)
         minus = (sign == "-") != (own == "-")
         mark = "-" if minus else "+" if parts or sign else ""
-        parts.append(f"{mark} {_text(factors)} {_text(rest)}")
+        parts.append(" ".join(y for y in (mark, whole, letters, more) if y))
     return parse(" ".join([_text(relation), *parts]))
 
 

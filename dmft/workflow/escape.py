@@ -250,6 +250,8 @@ class BatchExponents(InLatex, Shown):
     (mu + Max(1/2, 2 - mu), (0, 3/2))
     """
 
+    source = "arnaboldi_2024"  # key of the bibliography
+
     exponent: int
     loss: str
     mu: sp.Symbol

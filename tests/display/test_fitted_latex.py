@@ -815,3 +815,23 @@ def test_short_factors_are_distributed_where_inner_brackets_would_be_broken(head
         return sp.parse_expr(text, local_dict=letters)
 
     assert sp.expand(value(" ".join(lines)) - value(formula)) == 0
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"32 \left[2 Q \left[P - 3 Q\right] + 5 M \left[P + 1\right] - 7\right]",
+        r"- 4 M \left[3 \gamma \left[P - Q\right] + M \left[Q + 1\right]\right]",
+    ],
+)
+def test_numbers_of_a_distributed_factor_are_multiplied(formula):
+    """Two numbers side by side would be read as one."""
+    lines = " ".join(broken(formula, 70.0, 70.0, Names(("A",))))
+    assert not re.search(r"\d \d|(?<![A-Za-z\\])([A-Z]) \1", lines)
+
+
+def test_no_two_numbers_stand_side_by_side_in_the_covariance():
+    for points in (246, 455):
+        text = equations("sde").latex(width=points)
+        assert r"\Sigma_{Q Q}" in text or r"\Sigma_{QQ}" in text
+        assert not re.search(r"\d \d", text)

@@ -16,7 +16,15 @@ from dmft.display.latex import document
 from dmft.equations.views.declared import _with_noise_in_square
 from dmft.equations.views.networks import put_in
 from dmft.errors import BadParameter
-from dmft.literature import hermite_committee, phase_retrieval, saad_solla
+from dmft.literature import (
+    hermite_committee,
+    lotka_volterra,
+    phase_retrieval,
+    reinforcement_perceptron,
+    ridge_flow,
+    saad_solla,
+    spherical_p_spin,
+)
 
 MODELS = {
     "erf": (saad_solla(4, 2, 0.1), dmft.SGD(0.5)),
@@ -405,3 +413,56 @@ def test_attention_defines_its_outputs_and_its_step_before_the_equations():
     assert [*order] == sorted(order, key=text.index)
     assert "tables" not in text
     assert r"\mathcal{N} &=" not in text
+
+
+U, V, RHO = sp.symbols("u v rho", real=True)
+LINE, SIGN = dmft.Committee(U, 1), dmft.Committee(sp.sign(U), 1)
+# Records of other kinds than equations of overlaps, and the paper that their document cites.
+OTHERS = {
+    "rule": (lambda: dmft.derive(reinforcement_perceptron(4, 1.0, sp.Symbol("b"))), ""),
+    "p-spin": (lambda: spherical_p_spin(3), "cugliandolo_kurchan_1993"),
+    "ridge flow": (lambda: ridge_flow(2.0, 0.1, (1, 0.2, 1)), ""),
+    "species": (lambda: dmft.derive(lotka_volterra(4.0, 0.8, 0.5)), "bunin_2017"),
+    "minimiser": (lambda: dmft.erm(dmft.Model(LINE, SIGN), "squared", 2.0, 0.1), ""),
+    "Bayes": (lambda: dmft.bayes_optimal(dmft.Model(LINE, SIGN), 2.0), "barbier_2019"),
+    "channel": (lambda: dmft.output_channel(dmft.Model(LINE, SIGN)), "barbier_2019"),
+    "thresholds": (lambda: dmft.thresholds(dmft.Model(LINE, dmft.Committee(U**2, 1))), ""),
+    "escape": (
+        lambda: dmft.escape_formula(
+            phase_retrieval(2, label_noise=sp.Symbol("Delta")), dmft.SGD(0.1, constraint="sphere")
+        ),
+        "arnaboldi_2023_mediocrity",
+    ),
+    "series": (
+        lambda: dmft.Gaussian([U, V], [[1, RHO], [RHO, 1]]).series(sp.tanh(U) * sp.tanh(V), 4),
+        "",
+    ),
+    "batches": (lambda: dmft.batch_exponents(3), "arnaboldi_2024"),
+    "exponent": (lambda: dmft.leap_exponent(U + U * V, [U, V]), ""),
+    "fluctuations": (
+        lambda: dmft.derive(
+            phase_retrieval(1), dmft.SGD(0.1), dim=sp.Symbol("d"), fluctuations=True
+        ),
+        "arnaboldi_2023_mediocrity",
+    ),
+}
+DISPLAYED = re.compile(r"\\begin\{(align\*?|tabular|center)\}.*?\\end\{\1\}", re.DOTALL)
+
+
+@pytest.mark.cases(3)
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("width", [246.0, 455.0])
+def test_documents_of_other_records(name, width, tmp_path):
+    """No tab in a sentence, no two numbers side by side, the right paper; TeX accepts it."""
+    make, paper = OTHERS[name]
+    file = dmft.latex(tmp_path / "a.tex", make(), width=width)
+    body = file.read_text().split(r"\begin{document}")[1]
+    assert not re.search(r"(?<!\\)&", DISPLAYED.sub("", body))
+    assert not re.search(r"\d \d(?![^{]*\})", body)
+    assert paper in "".join(re.findall(r"\\cite\{[^}]*\}", body)) if paper else r"\cite" not in body
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        log = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, log[-2000:]
+        assert "Overfull" not in log

@@ -248,3 +248,13 @@ def test_fields_that_a_label_does_not_contain_change_nothing():
     assert found.trivial.tolist() == [[1.0, 0.0]]
     assert float(found.weak_recovery) == float(dmft.thresholds(one).weak_recovery) == 0.0
     assert str(dmft.sample_complexity(two)) == str(dmft.sample_complexity(one))
+
+
+def test_at_the_threshold_of_exact_recovery_the_last_fixed_point_is_selected():
+    """Half of the labels of a ReLU determine their field: exact recovery from alpha = 2 on."""
+    z = sp.Symbol("z", real=True)
+    model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(sp.Max(0, z), 1))
+    below, at, above = (dmft.bayes_optimal(model, alpha) for alpha in (1.999, 2.0, 2.001))
+    assert 0.999 < below.q < 1.0
+    assert at.q == above.q == 1.0
+    assert at.mmse == 0.0

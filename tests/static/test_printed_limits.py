@@ -136,7 +136,7 @@ def test_tables_of_results_fit_a_column():
     model = dmft.Model(LINE, dmft.MultiIndex(sp.Abs(z), (z,)))
     text = dmft.thresholds(model)._summary().latex()
     assert r"algorithmic & 1.12847 \newline Smallest alpha" in text
-    assert r"\begin{tabular}{@{}lp{0.52\linewidth}@{}}" in text
+    assert r"\begin{tabular}{@{}lp{0.47\linewidth}@{}}" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}}") == 2
 
 

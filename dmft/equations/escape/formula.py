@@ -93,6 +93,13 @@ class EscapeFormula(InLatex, Explained, Short):
         return self._declared(self.law.expr)
 
     @property
+    def lead(self) -> str:
+        """Sentence before the formula in a document."""
+        flow = " of the population risk" if self.algorithm.is_flow else ""
+        what = "gradient flow" if self.algorithm.is_flow else "one-pass SGD"
+        return f"From a random start, {what}{flow} escapes at the time"
+
+    @property
     def growth_rate(self) -> sp.Expr:
         """Rate Lambda at which overlaps grow on the plateau; 0 unless l = 2."""
         return self._declared(self.law.growth)
@@ -567,7 +574,16 @@ def _by_rate(expr: sp.Expr) -> sp.Expr:
     """Collect a polynomial in the learning rate."""
     if not expr.is_polynomial(x.gamma):
         return expr
-    return sp.collect(sp.expand(expr), x.gamma, sp.factor)
+    return sp.collect(sp.expand(expr), x.gamma, _sign_first)
+
+
+def _sign_first(expr: sp.Expr) -> sp.Expr:
+    """A factored coefficient, its sign before its brackets."""
+    found = sp.factor(expr)
+    terms = sp.Add.make_args(sp.expand(expr))
+    if len(terms) > 1 and all(y.could_extract_minus_sign() for y in terms):
+        return sp.Mul(-1, sp.factor(-expr), evaluate=False)
+    return found
 
 
 def _derived(model: Model, algorithm: SGD | GradientFlow, length: sp.Expr) -> EscapeFormula:

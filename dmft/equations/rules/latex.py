@@ -32,6 +32,8 @@ LONGEST = 250
 LONGEST_CLOSED = 1200
 # Decimals closer than this to a fraction with a denominator up to LARGEST are that fraction.
 EXACT, LARGEST = 1e-12, 64
+# Independent inputs of one law from here on are not all listed.
+MOST_LISTED = 5
 # Overlaps of a row with itself.
 SQUARE = re.compile(r"G.*_\{(.+) \1\}")
 
@@ -248,7 +250,7 @@ def _steps(rule: VectorRule, printer: EquationPrinter) -> list[str]:
 
 def _inputs(rule: VectorRule, printer: EquationPrinter) -> list[str]:
     """Views with their latents, and laws of noises and random numbers."""
-    lines, noises = [], []
+    lines, noises, plain = [], [], []
     for view in rule.views:
         x = view.letter(printer)
         parts = [
@@ -256,12 +258,15 @@ def _inputs(rule: VectorRule, printer: EquationPrinter) -> list[str]:
             for row, c in view.latents.items()
         ]
         if not parts and set(view.scales) == {1} and len(view.group) == 1:
-            lines.append(rf"{x} &\sim \mathcal{{N}}(0, I_d)")
+            plain.append(x)
             continue
         noise = rf"\xi_{{{x}}}" + (r"^{\perp}" if view.replaces else "")
         lines.append(f"{x} &= {' + '.join([*parts, f'{_scale(view, printer)} {noise}'])}")
         if view.group not in noises:
             noises.append(view.group)
+    if plain:  # independent ones
+        listed = plain if len(plain) < MOST_LISTED else [*plain[:2], r"\ldots", plain[-1]]
+        lines.insert(0, rf"{', '.join(listed)} &\sim \mathcal{{N}}(0, I_d)")
     for group in noises:
         names = ", ".join(rf"\xi_{{{v.letter(printer)}}}" for v in group)
         covs = r",\ ".join(printer.doprint(y) for y in group[0].covs)

@@ -341,6 +341,8 @@ class ShortTimes(InLatex, Explained, Short):
     ['h_at[0, j]', 'M_at[1, j, r]', 'R_theta[1, 0, j, l]']
     """
 
+    source = "dandi_2024_reusing"  # key of the bibliography
+
     equations: DescentEquations
     definitions: tuple[Definition, ...]
 

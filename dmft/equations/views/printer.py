@@ -172,6 +172,10 @@ class EquationPrinter(LatexPrinter):
         return f"{heads} " + (rf"\left[{body}\right]" if expr.function.is_Add else body)
 
     def _print_Mul(self, expr: sp.Mul) -> str:
+        if expr.args[0].is_Float and abs(float(expr.args[0])) == 1.0:  # 1.0 x is x
+            expr = sp.Mul(sp.Integer(expr.args[0]), *expr.args[1:])
+            if not expr.is_Mul:
+                return str(self._print(expr))
         rest, averages = split_averages(expr)
         if not averages:
             plain = self.plain_product(expr)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import factorial
 
 import sympy as sp
+from sympy.printing.latex import LatexPrinter
 
 from dmft.errors import BadParameter, NotClosed
 from dmft.gaussian import refuse
@@ -159,9 +160,25 @@ class GaussianSeries(InLatex):
 
     def latex(self) -> str:
         """Return the partial sum and the bound as LaTeX, no bound if the series is finite."""
+        text = _latex(self.expr, 6)
         if self.bound == 0:
-            return sp.latex(self.expr)
-        return rf"{sp.latex(self.expr)} \pm {sp.latex(self.bound)}"
+            return text
+        bound = _latex(self.bound, 2)
+        return rf"{text} \pm " + (rf"\left[{bound}\right]" if self.bound.is_Add else bound)
+
+
+class _Printer(LatexPrinter):  # type: ignore[misc]
+    """Absolute values that can be broken into lines."""
+
+    def _print_Abs(self, expr: sp.Abs, exp: str | None = None) -> str:
+        text = rf"\left|{self._print(expr.args[0])}\right|"
+        return f"{text}^{{{exp}}}" if exp else text
+
+
+def _latex(expr: sp.Expr, digits: int) -> str:
+    """LaTeX of a polynomial, lowest order first, its decimals rounded."""
+    short = expr.xreplace({f: sp.Float(f, digits) for f in expr.atoms(sp.Float)})
+    return str(_Printer({"order": "rev-lex"}).doprint(short))
 
 
 def series_expectation(

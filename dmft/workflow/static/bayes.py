@@ -383,6 +383,7 @@ def _entropy(curve: Curve, alpha: float, root: Root) -> float:
 
 def _selected(branches: tuple[FixedPointBranch, ...], start: str, only_stable: bool) -> int:
     kept = [n for n, b in enumerate(branches) if b.stable or not only_stable]
+    kept = kept or [len(branches) - 1]  # marginal, where alpha is the threshold of recovery
     if start == "all":
         return max(kept, key=lambda n: branches[n].free_entropy)
     return kept[0] if start == "uninformed" else kept[-1]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from dmft.equations.channel_forms import MEANINGS
 from dmft.equations.output_channel import OutputChannel, output_channel
 from dmft.equations.views.closed import ClosedPrinter
 from dmft.gaussian.channels.declared import Label, label_of
@@ -166,8 +167,9 @@ def _channel(channel: OutputChannel) -> str:
     label = channel.declared
     if channel.closed and label.width == 1:
         rows = channel.latex(slope=False).split(" \\\\\n")
-        meanings = rows.pop().removeprefix("& ").split(r",\quad ")
-        return f"{align(rows)}\nHere {' and '.join(f'${y}$' for y in meanings)}."
+        told = [y for y in rows if y.replace(" &=", " =", 1) in MEANINGS.values()]
+        meanings = (f"${y.replace(' &=', ' =', 1)}$" for y in told)
+        return f"{align([y for y in rows if y not in told])}\nHere {' and '.join(meanings)}."
     g, z = _at(label, channel.inner), "z" if label.width == 1 else f"^{label.width} z"
     law = rf"\delta\left(y - {f'[{g}]' if channel.inner.is_Add else g}\right)"
     if label.drawn:
