@@ -33,6 +33,8 @@ CLUSTER_LATEX = "{}^{{[{}]}}"
 PARAMETERS = frozenset({x.gamma, x.Delta, x.flip, x.rho_a, *x.numbers.values()})
 # Combinations of fields that a loss sees of linear networks.
 OF_LINES = {"output": "f", "residual": r"\left(y - f\right)"}
+# Two roots that are printed as one.
+TWO_ROOTS = re.compile(r"\\sqrt\{(\d+)\} \\sqrt\{(\w+)\}")
 ALONE = re.compile(r"^(\\left\\langle )\\left\((.*)\\right\)( \\right\\rangle)$")
 DOUBLE = re.compile(r"(\\left[(|]\{?|, )\(y - f\)(?=\}?\\right)")
 # Overlaps of no, one and two teachers.
@@ -172,18 +174,14 @@ class EquationPrinter(LatexPrinter):
         return f"{heads} " + (rf"\left[{body}\right]" if expr.function.is_Add else body)
 
     def _print_Mul(self, expr: sp.Mul) -> str:
-        if expr.args[0].is_Float and abs(float(expr.args[0])) == 1.0:  # 1.0 x is x
-            expr = sp.Mul(sp.Integer(expr.args[0]), *expr.args[1:])
-            if not expr.is_Mul:
-                return str(self._print(expr))
+        number, *others = expr.args
+        if number.is_Float and abs(float(number)) == 1.0:  # 1.0 x is x
+            return str(self._print(sp.Mul(sp.Integer(number), *others)))
         rest, averages = split_averages(expr)
         if not averages:
-            plain = self.plain_product(expr)
-            if plain:
+            if plain := self.plain_product(expr):
                 return plain
-            text = re.sub(
-                r"\\sqrt\{(\d+)\} \\sqrt\{(\w+)\}", r"\\sqrt{\1 \2}", super()._print_Mul(expr)
-            )
+            text = TWO_ROOTS.sub(r"\\sqrt{\1 \2}", super()._print_Mul(expr))
             return re.sub(r"(?<=\})\{\\left\((1 \+ [^()]*?)\\right\)\}", r"{\1}", text)
         inside = [
             rf"\left[{self._print(f)}\right]" if f.is_Add else self._print(f) for f in averages
@@ -194,8 +192,7 @@ class EquationPrinter(LatexPrinter):
         if rest in (1, -1):
             return ("- " if rest == -1 else "") + " ".join(inside)
         text = self.plain_product(rest)
-        if not text:
-            text = super()._print_Mul(rest) if rest.is_Mul else self._print(rest)
+        text = text or (super()._print_Mul(rest) if rest.is_Mul else self._print(rest))
         text = re.sub(r"^-(?=\d)", "- ", text)
         if rest.is_Add:
             text = rf"\left({text}\right)"

@@ -167,7 +167,7 @@ class GaussianSeries(InLatex):
         return rf"{text} \pm " + (rf"\left[{bound}\right]" if self.bound.is_Add else bound)
 
 
-class _Printer(LatexPrinter):  # type: ignore[misc]
+class _Printer(LatexPrinter):
     """Absolute values that can be broken into lines."""
 
     def _print_Abs(self, expr: sp.Abs, exp: str | None = None) -> str:
