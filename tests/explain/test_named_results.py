@@ -440,3 +440,23 @@ def test_escape_formulas_have_greek_letters():
     assert r"2 \gamma \Delta \mu" in proof.latex()
     assert "t = " in str(formula)
     assert "log" in str(formula)
+
+
+@pytest.mark.parametrize("student", [z, sp.erf(z)], ids=["linear", "erf"])
+def test_rates_with_random_labels_are_explained(student):
+    """The variance of the labels is in the products of updates; both sides are compared inside."""
+    model = dmft.Model(
+        dmft.Committee(student, 1),
+        dmft.Committee(z, 1),
+        label_channel=1 / (1 + sp.exp(-sp.Symbol("f", real=True))),
+    )
+    equations = dmft.derive(model, dmft.SGD(0.5))
+    for of in ("M", "Q", ("Q", "label_noise")):
+        assert dmft.explain(equations, of=of).steps
+
+
+@pytest.mark.parametrize("options", [{"clip": 1.0}, {"normalised": True}], ids=str)
+def test_clipped_and_normalised_steps_are_refused(options):
+    model = dmft.Model(dmft.Committee(z, 1), dmft.Committee(z, 1))
+    with pytest.raises(BadParameter, match="clips or normalises"):
+        dmft.explain(dmft.derive(model, dmft.SGD(0.5, **options)), of="M")

@@ -154,6 +154,13 @@ def rate_of(equations: System, block: str) -> Definition:
             "a step of a large batch on the sphere ends with a division by lengths, which is not a "
             "sum of averages: explain the map without the constraint"
         )
+    shortens = getattr(equations.algorithm, "clip", None) is not None
+    if shortens or getattr(equations.algorithm, "normalised", False):
+        raise BadParameter(
+            f"{equations.algorithm} clips or normalises steps: the length of a gradient is no sum "
+            "of products, for which no steps are recorded. Explain the algorithm without it; "
+            "equations.evaluate_error returns the error of the rates"
+        )
     if equations.derived:
         raise BadParameter(
             "terms of these equations were changed by hand: explain the equations as derived"

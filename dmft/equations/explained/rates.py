@@ -320,14 +320,24 @@ class _Rate:
     def _squares(self, square: sp.Expr, name: str | None) -> list[Part]:
         """Products of updates, with or without the label's noise; whole without a name."""
         found = self.parts(square, power=1)
-        if name is None or not self.moments.noise_apart:
+        drawn = [self._of_labels(square, case) for case in self.moments.cases]
+        if not self.moments.noise_apart or (name is None and not any(drawn)):
             return found
         result = []
-        for part in found:
+        for part, variance in zip(found, drawn, strict=True):
             quiet = part.raw.xreplace({x.xi: sp.S.Zero})
-            raw = quiet if name != "label_noise" else in_powers(part.raw - quiet, x.xi)
+            noisy = in_powers(part.raw - quiet, x.xi) + variance
+            raw = {None: quiet + noisy, "label_noise": noisy}.get(name, quiet)
             result.append(replace(part, raw=raw, average=Expectation(part.cluster.shifted(raw))))
         return result
+
+    def _of_labels(self, square: sp.Expr, case: Case) -> sp.Expr:
+        """What the variance of labels that are drawn adds to a product of updates."""
+        if not (self.moments.model.draws_labels and self.moments.parts):
+            return sp.S.Zero
+        slopes = square * self.moments.share_of_label**2 / case.program.error**2
+        variance = 1 - sp.expand_mul(case.program.label**2)
+        return self.printed(self.in_fields(case, slopes * variance, None))
 
     def _gradient(self, inlined: sp.Expr) -> None:
         """Two samples of a batch: the inner product of the mean updates."""

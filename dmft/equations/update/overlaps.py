@@ -214,8 +214,6 @@ class Moments:
         """
         if not (self.parts and self.program.noisy):
             return sp.S.Zero
-        # The error holds the label times this number, 1 for the losses that have a name.
-        share = self.program.parts[LEARNING].expand().coeff(x.label)
 
         def slopes(c: Case) -> sp.Expr:
             slope = c.inline(x.psi[x.j] / c.program.error)
@@ -230,7 +228,12 @@ class Moments:
                 return expectation(slope * slope.xreplace({x.j: x.l}) * variance)
 
             total += self.over(drawn, self.powers[1])
-        return share**2 * total
+        return self.share_of_label**2 * total
+
+    @property
+    def share_of_label(self) -> sp.Expr:
+        """What multiplies the label in the error: 1 for the losses that have a name."""
+        return self.program.parts[LEARNING].expand().coeff(x.label)
 
     def quadratic(self, prefactor: sp.Expr) -> dict[str, sp.Expr]:
         """A prefactor times S, by named term."""

@@ -194,9 +194,7 @@ class EquationPrinter(LatexPrinter):
         text = self.plain_product(rest)
         text = text or (super()._print_Mul(rest) if rest.is_Mul else self._print(rest))
         text = re.sub(r"^-(?=\d)", "- ", text)
-        if rest.is_Add:
-            text = rf"\left({text}\right)"
-        return " ".join([text, *inside])
+        return " ".join([rf"\left({text}\right)" if rest.is_Add else text, *inside])
 
     def _print_Add(self, expr: sp.Add, order: str | None = None) -> str:
         # Sums over teachers come first, as in the square of y - f; no sign at the beginning.
