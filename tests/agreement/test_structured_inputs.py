@@ -141,8 +141,8 @@ up to t = {end} from the same initial overlaps.
 * sd: the largest standard deviation of a single run.
 * z: the largest difference in units of the standard error of the mean. The mean over runs also
   differs from the theory by terms of order 1/d, which are not included in the standard errors of
-  order 1/sqrt({seeds} d). For an exact theory, the largest of about 20 to 60 correlated values of z
-  with {seeds} seeds is 2 to 3.5.
+  order 1/sqrt({seeds} d). If the theory is exact, the largest of 20 to 60 correlated values of
+  z, each computed from {seeds} seeds, is typically between 2 and 3.5.
 
 | | dev, d = {small} | sd | z | dev, d = {large} | sd | z |
 |---|---:|---:|---:|---:|---:|---:|

@@ -6,9 +6,9 @@ HEAD = """# Supported combinations
 
 This page is written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not
 edit it. The library derives and evaluates the equations of each cell. `tests/matrix/test_matrix.py`
-compares the rates (and the covariance of an sde) with the mean change in one step of weight vectors
-in NumPy, and descents on repeated data with two steps of gradient descent in R^400, within five
-standard errors. **{works} of {all} cells are supported**. The others raise an error; the number in
+simulates one step of the weight vectors in NumPy and compares the mean change of the overlaps with the
+rates, and its covariance with that of an sde. Equations of descents on repeated data are compared with
+two steps of gradient descent in R^400. All differences are within five standard errors. **{works} of {all} cells are supported**. The others raise an error; the number in
 such a cell refers to the list of messages at the end.
 
 | kind | equations |
@@ -24,7 +24,8 @@ variances (equal variances for `two-time`). `spectrum` has two eigenvalues. `clu
 a separate variance for each cluster and block.
 
 Losses: the polynomial is (f - y)^3/6 + (f - y)^2/2, logistic log(1 + exp(-f y)), hinge
-max(0, 1 - f y), and the Huber loss has the bound 1. Students are erf committees of two units, or
+max(0, 1 - f y), and the threshold of the Huber loss
+is 1. Students are erf committees of two units, or
 linear for the hinge and Huber losses. Labels are the output of an erf unit, or of a linear one for
 the Huber loss. In the columns "on signs" and for the hinge loss, labels are the output of a sign
 unit, or the classes of the clusters. "own rule" is the `dmft.UpdateField`
