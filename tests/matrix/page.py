@@ -6,9 +6,10 @@ HEAD = """# Supported combinations
 
 This page is written by `python tests/matrix` from the table in `tests/matrix/cells.py`; do not
 edit it. The library derives and evaluates the equations of each cell. `tests/matrix/test_matrix.py`
-simulates one step of the weight vectors in NumPy and compares the mean change of the overlaps with the
-rates, and its covariance with that of an sde. Equations of descents on repeated data are compared with
-two steps of gradient descent in R^400. All differences are within five standard errors. **{works} of {all} cells are supported**. The others raise an error; the number in
+simulates one step of the weight vectors in NumPy and compares the mean change of the overlaps with
+the rates, and its covariance with that of an sde. Equations of descents on repeated data are
+compared with two steps of gradient descent in R^400. All differences are within five standard
+errors. **{works} of {all} cells are supported**. The others raise an error; the number in
 such a cell refers to the list of messages at the end.
 
 | kind | equations |
