@@ -57,6 +57,7 @@ class Names:
 
 # A factor of at most so many points is distributed over at most so many terms of a bracket.
 SHORT_FACTOR, MOST_DISTRIBUTED = 24.0, 4
+DECIMAL = re.compile(r"\d*\.\d")
 # Delimiters of averages.
 MEANS = (r"\langle",)
 
@@ -227,8 +228,9 @@ def _distributed(atoms: Sequence[Atom], place: int) -> tuple[Atom, ...]:
         mine, more = _leading_number(rest)
         bases = {re.split(r"[_^]", a.text)[0] for a in rest}
         same = bases & {re.split(r"[_^]", a.text)[0] for a in parse(letters)}
-        if same or rest[0].shape == "frac":
-            return ()  # powers and fractions are not multiplied here
+        decimal = any(DECIMAL.match(a.text) for a in (*factors, *rest))
+        if same or decimal or rest[0].shape == "frac":
+            return ()  # powers, decimals and fractions are not multiplied here
         product = int(number) * int(mine)
         whole = "" if product == 1 and letters + more else str(product)
         minus = (sign == "-") != (own == "-")

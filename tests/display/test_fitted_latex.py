@@ -822,6 +822,8 @@ def test_short_factors_are_distributed_where_inner_brackets_would_be_broken(head
     [
         r"32 \left[2 Q \left[P - 3 Q\right] + 5 M \left[P + 1\right] - 7\right]",
         r"- 4 M \left[3 \gamma \left[P - Q\right] + M \left[Q + 1\right]\right]",
+        r"0.5 \left[2 Q \left[P - 3 Q\right] + M \left[P + 1\right]\right]",
+        r"2 \left[0.5 Q \left[P - 3 Q\right] + M \left[P + 1\right]\right]",
     ],
 )
 def test_numbers_of_a_distributed_factor_are_multiplied(formula):
