@@ -46,7 +46,8 @@ def typeset(text, escaped):
         if len(piece) > 1 and not piece[0] + piece[1] and re.search(r"\w$", "".join(parts)):
             parts.append("\\ ")
         parts += piece
-    return "".join(parts)
+    # Punctuation stays with a formula that fills a line.
+    return re.sub(r"`\\ ([,;]+|\.(?=\s|$))", r"\1`\\ ", "".join(parts))
 
 
 def _kinds(tokens):
