@@ -84,9 +84,9 @@ def from_docs(name):
 
 EQUATIONS = {
     "dM_jr/dt = E[psi_j h*_r], R of `risk`":
-    r":math:`dM_{jr}/dt = \mathbb{E}[\psi _{j} h^*_{r}]`\ , :math:`R`\  of `risk`",
+    r":math:`dM_{jr}/dt = \mathbb{E}[\psi _{j} h^*_{r}],`\  :math:`R`\  of `risk`",
     "a step of sqrt(Q_jj P_rr) >= c, e^-t -> 0":
-    r"a step of :math:`\sqrt{Q_{jj} P_{rr}} \ge c`\ , :math:`e^{-t} \to 0`\ ",
+    r"a step of :math:`\sqrt{Q_{jj} P_{rr}} \ge c,`\  :math:`e^{-t} \to 0`\ ",
     "dx_i = rate(x_i) dt with V^": (
         r":math:`dx_{i} =`\  rate\ :math:`(x_{i}) dt`\  with :math:`\hat{V}`\ "
     ),
